@@ -1,0 +1,45 @@
+"""Names of networks and how each is built; add a line here to add a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from crispseg.models.cascadepsp import RefinementModule
+from crispseg.models.efficientnet import EfficientNetLite
+from crispseg.models.resnet import ResNet
+from crispseg.types import InputError
+
+
+def cascadepsp_resnet50() -> RefinementModule:
+    """The published network, 67.68 M parameters."""
+    trunk = ResNet(50, in_channels=6, output_stride=8, first_dilation="one")
+    return RefinementModule(trunk)
+
+
+def cascadepsp_lite() -> RefinementModule:
+    """The same architecture on the first stages of EfficientNet-Lite0, for CPUs."""
+    return RefinementModule(
+        EfficientNetLite(in_channels=6, stages=3),
+        pyramid_channels=96,
+        up_channels=(32, 16, 8),
+        head_channels=16,
+    )
+
+
+BUILDERS: dict[str, Callable[[], nn.Module]] = {
+    "cascadepsp-resnet50": cascadepsp_resnet50,
+    "cascadepsp-lite": cascadepsp_lite,
+}
+
+
+def build(name: str) -> nn.Module:
+    """A randomly initialised network.
+
+    Raises:
+        InputError: unknown name.
+    """
+    if name not in BUILDERS:
+        raise InputError(f"unknown network {name!r}; known: {', '.join(BUILDERS)}")
+    return BUILDERS[name]()

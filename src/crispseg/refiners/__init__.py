@@ -1,0 +1,1 @@
+"""Image and mask in, better mask out."""

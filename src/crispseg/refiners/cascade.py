@@ -1,0 +1,320 @@
+"""CascadePSP's procedure: a global step on the whole image, local steps on its tiles.
+
+Cheng et al., CVPR 2020, section 3.2 and 3.3. This is the default mode; ``published.py`` has the
+released package's own procedure. They differ where the published one loses edges:
+
+* a tile is left out only if it holds no edge of the given mask, no edge of the coarse result and
+  no uncertain pixel (published: whenever less than 10 % or more than 90 % of it is object);
+* detail of the given mask that the small global image cannot hold is kept where the global step
+  agrees with the mask (``merge_detail``);
+* tiles blend with ramps, not with steps, and left-out tiles keep the coarse result, not a
+  binarised one;
+* images more than ``max_ratio`` times larger than a tile pass through magnifications in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crispseg.models.weights import LoadedModel
+from crispseg.refiners.base import Progress, Refinement
+from crispseg.refiners.network import CascadeNetwork
+from crispseg.refiners.published import refine_published
+from crispseg.runtime.device import resolve_device
+from crispseg.tiling.blend import RamMerger
+from crispseg.tiling.grid import magnifications, plan_tiles
+from crispseg.tiling.resample import bilinear_window, resize_area
+from crispseg.tiling.sliding import TilePlan, run_tiles
+from crispseg.types import Box, Image, InputError, Mask, Size, check_image, check_mask
+
+Mode = Literal["default", "published"]
+Array = NDArray[np.float32]
+
+TILE_SIZE = 900
+MIN_TILE_SIZE = 128
+MARGIN_PX = 16
+MAX_RATIO = 4.0
+UNCERTAIN = (0.05, 0.95)
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """What one magnification hands to the next, at its own, smaller size.
+
+    Attributes:
+        given: (h, w) what ``final`` would be had nothing changed: the caller's mask at that size,
+            soft if the network saw it soft (global step), hard if it saw it hard (local step).
+        final: (h, w) refined probabilities.
+        stride4: (h, w) probabilities of the stride-4 head.
+    """
+
+    given: Array
+    final: Array
+    stride4: Array
+
+
+class CascadeRefiner:
+    """Refines masks with CascadePSP's network.
+
+    The result is bit-identical for any ``batch_size`` on the CPU.
+
+    Args:
+        model: a network and its preprocessing, from ``crispseg.load_refiner`` or
+            ``crispseg.models.weights.load_model``.
+        tile_size: long side of the global step's image and side of the local tiles, in pixels.
+            Smaller needs less memory and sees less context.
+        mode: "default", or "published" for the procedure of the released package to the digit.
+        fast: global step only.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        batch_size: most tiles in one network call.
+
+    Raises:
+        InputError: an option out of range, or a device that is not there.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        *,
+        tile_size: int | None = None,
+        mode: Mode = "default",
+        fast: bool = False,
+        device: str = "auto",
+        batch_size: int = 1,
+    ) -> None:
+        if mode not in ("default", "published"):
+            raise InputError(f"mode must be default or published, not {mode!r}")
+        self.tile_size = TILE_SIZE if tile_size is None else tile_size
+        if self.tile_size < MIN_TILE_SIZE:
+            raise InputError(f"tile size must be {MIN_TILE_SIZE} or more, not {self.tile_size}")
+        if batch_size < 1:
+            raise InputError(f"batch size must be 1 or more, not {batch_size}")
+        self.model = model
+        self.mode = mode
+        self.fast = fast
+        self.batch_size = batch_size
+        self.device = resolve_device(device)
+        self.overlap_px = self.tile_size // 4
+        self._network = CascadeNetwork(model, self.device, published=mode == "published")
+
+    def refine(
+        self,
+        image: Image,
+        mask: NDArray[Any],
+        *,
+        roi: Box | None = None,
+        progress: Progress | None = None,
+    ) -> Mask:
+        """Refine the mask of one object.
+
+        Args:
+            image: (H, W, 3) RGB, uint8 or uint16.
+            mask: (H, W) bool, 0/1, 0..255 or float in [0, 1]; binarised at 0.5.
+            roi: only this part may change; the rest of the given mask comes back as it is.
+            progress: called with (network runs done, network runs in all).
+
+        Returns:
+            (H, W) float32 probability of the object, in [0, 1].
+
+        Raises:
+            InputError: shapes, dtypes or ranges that cannot be used.
+        """
+        return self.run(image, mask, roi=roi, progress=progress).mask
+
+    def run(
+        self,
+        image: Image,
+        mask: NDArray[Any],
+        *,
+        roi: Box | None = None,
+        progress: Progress | None = None,
+    ) -> Refinement:
+        """Like ``refine``, with an account of the tiles that were run."""
+        image = check_image(image)
+        size = Size(*image.shape[:2])
+        mask = check_mask(mask, size)
+        if roi is None:
+            return self._refine_whole(image, mask, progress)
+        if roi.clip(size) != roi or min(roi.size) < 1:
+            raise InputError(
+                f"ROI {roi.y0},{roi.x0},{roi.y1},{roi.x1} (y0,x0,y1,x1) is empty or "
+                f"reaches out of the {size.width}x{size.height} image"
+            )
+        return self._refine_roi(image, mask, roi, progress)
+
+    def _refine_roi(
+        self, image: Image, mask: Mask, roi: Box, progress: Progress | None
+    ) -> Refinement:
+        # A quarter more context than the ROI (spec A1.7), so that its border is not a dead end.
+        context = roi.grow(max(MARGIN_PX, max(roi.size) // 8)).clip(Size(*mask.shape))
+        part = self._refine_whole(image[context.slices], mask[context.slices], progress)
+        result = mask.copy()
+        result[roi.slices] = part.mask[roi.shift(-context.y0, -context.x0).slices]
+        boxes = tuple(box.shift(context.y0, context.x0) for box in part.tiles_run)
+        return Refinement(result, boxes, part.tiles_planned, part.network_runs)
+
+    def _refine_whole(self, image: Image, mask: Mask, progress: Progress | None) -> Refinement:
+        given = (mask > 0.5).astype(np.float32)
+        if self.mode == "published":
+            return refine_published(
+                self._network,
+                image,
+                given,
+                tile_size=self.tile_size,
+                fast=self.fast,
+                batch_size=self.batch_size,
+                progress=progress,
+            )
+        if given.all() or not given.any():
+            return Refinement(given, (), 0, 0)
+        return _Cascade(self, image, given, progress).run()
+
+
+class _Cascade:
+    """One run of the default mode; ``image`` and ``given`` are at full size."""
+
+    def __init__(
+        self, refiner: CascadeRefiner, image: Image, given: Mask, progress: Progress | None
+    ) -> None:
+        self.refiner = refiner
+        self.network = refiner._network
+        self.image = image
+        self.given = given
+        self.size = Size(*given.shape)
+        self.peak = float(np.iinfo(image.dtype).max)
+        self.progress = progress
+        self.runs = 0
+        self.boxes: list[Box] = []
+
+    def run(self) -> Refinement:
+        sizes = magnifications(self.size, self.refiner.tile_size, MAX_RATIO)
+        coarse = self._global_step(sizes[0])
+        planned = 0
+        if self.refiner.fast:
+            return self._finished(self._enlarged(coarse), planned)
+        for size in sizes[1:] or sizes:
+            coarse, planned = self._local_step(size, coarse)
+        return self._finished(coarse.final, planned)
+
+    def _finished(self, mask: Mask, planned: int) -> Refinement:
+        return Refinement(mask, tuple(self.boxes), planned, self.runs)
+
+    def _at(self, size: Size) -> tuple[NDArray[Any], Array]:
+        """Image and given mask at ``size``, both averaged."""
+        if size == self.size:
+            return self.image, self.given
+        return resize_area(self.image, size), resize_area(self.given, size)
+
+    def _global_step(self, size: Size) -> Coarse:
+        image, given = self._at(size)
+        tensor = self.network.image_tensor(image, self.peak)
+        [(final, stride4)] = self.network.probabilities([tensor], [[given * 2 - 1]])
+        self._count(1, 1)
+        return Coarse(given, final, stride4)
+
+    def _enlarged(self, coarse: Coarse) -> Mask:
+        whole = Box(0, 0, *self.size)
+        return merge_detail(coarse, self.given, self.size, whole)
+
+    def _local_step(self, size: Size, coarse: Coarse) -> tuple[Coarse, int]:
+        image, soft = self._at(size)
+        given = (soft > 0.5).astype(np.float32)
+        tiles = plan_tiles(size, self.refiner.tile_size, self.refiner.overlap_px)
+        ramp_px = self.refiner.overlap_px - 2 * MARGIN_PX
+        plan = TilePlan(size, tiles, MARGIN_PX, ramp_px)
+        inputs = LocalInputs(coarse, given, size)
+        selected = [inputs.has_edge(box) for box in tiles]
+        total = self.runs + sum(selected)
+
+        def predict(boxes: Sequence[Box]) -> list[Array]:
+            pixels = [self.network.image_tensor(image[b.slices], self.peak) for b in boxes]
+            return self.network.probabilities(pixels, [inputs.for_network(b) for b in boxes])
+
+        def on_tile(box: Box) -> None:
+            self._count(1, total)
+            if size == self.size:
+                self.boxes.append(box)
+
+        merger = RamMerger(size, channels=2)
+        run_tiles(
+            plan,
+            predict,
+            merger,
+            selected=selected,
+            keep=inputs.coarse_values,
+            batch_size=self.refiner.batch_size,
+            on_tile=on_tile,
+        )
+        final, stride4 = merger.result
+        return Coarse(given, final, stride4), len(tiles)
+
+    def _count(self, runs: int, total: int) -> None:
+        self.runs += runs
+        if self.progress:
+            self.progress(self.runs, max(self.runs, total))
+
+
+class LocalInputs:
+    """What a local tile is given, computed a window at a time.
+
+    Args:
+        coarse: the magnification before.
+        given: (H, W) the caller's mask at ``size``.
+        size: of this magnification.
+    """
+
+    def __init__(self, coarse: Coarse, given: Array, size: Size) -> None:
+        self._coarse = coarse
+        self._given = given
+        self._size = size
+
+    def coarse_values(self, box: Box) -> Array:
+        """(2, h, w) probabilities that stand for a tile that is not run."""
+        final = merge_detail(self._coarse, self._given, self._size, box)
+        return np.stack([final, bilinear_window(self._coarse.stride4, self._size, box)])
+
+    def for_network(self, box: Box) -> list[Array]:
+        """The local step's two masks in [-1, 1]: S1 binarised, S4 soft (spec A1.3)."""
+        final, stride4 = self.coarse_values(box)
+        return [np.where(final > 0.5, 1, -1).astype(np.float32), stride4 * 2 - 1]
+
+    def has_edge(self, box: Box) -> bool:
+        """Whether the tile, or the pixel next to it, may change: nothing else is left out."""
+        around = box.grow(1).clip(self._size)
+        coarse = bilinear_window(self._coarse.final, self._size, around)
+        if ((coarse > UNCERTAIN[0]) & (coarse < UNCERTAIN[1])).any():
+            return True
+        final = merge_detail(self._coarse, self._given, self._size, around)
+        return not (_is_flat(final > 0.5) and _is_flat(self._given[around.slices] > 0.5))
+
+
+def _is_flat(mask: NDArray[np.bool_]) -> bool:
+    return bool(mask.all() or not mask.any())
+
+
+def merge_detail(coarse: Coarse, given: Array, size: Size, box: Box) -> Array:
+    """A coarse result enlarged, with the given mask's detail where the two agree.
+
+    With d the change that the coarse step made, enlarged, and c the coarse result, enlarged: where
+    d is 0 this is the given mask itself, to the pixel; where |d| reaches 1/2 it is c. A network
+    that returns what it was given therefore changes nothing, at any ratio of sizes.
+
+    Args:
+        coarse: the magnification before.
+        given: (H, W) the caller's mask at ``size``.
+        size: of the enlarged result.
+        box: the window wanted.
+
+    Returns:
+        (box.height, box.width) float32 in [0, 1].
+    """
+    change = bilinear_window(coarse.final - coarse.given, size, box)
+    enlarged = bilinear_window(coarse.final, size, box)
+    trust = np.clip(1 - 2 * np.abs(change), 0, 1)
+    detailed = np.clip(given[box.slices] + change, 0, 1)
+    return trust * detailed + (1 - trust) * enlarged

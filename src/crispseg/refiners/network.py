@@ -1,0 +1,95 @@
+"""The door between arrays and CascadePSP's network: normalise, pad, run, crop, sigmoid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from crispseg.layers.blocks import pad_to_multiple
+from crispseg.models.cascadepsp import CascadeLogits, RefinementModule
+from crispseg.models.weights import LoadedModel
+from crispseg.types import InputError
+
+Array = NDArray[np.float32]
+
+
+class CascadeNetwork:
+    """CascadePSP's network on a device, for arrays.
+
+    On the CPU every sample is a pass of its own: batches gain nothing there at this size, and
+    would let the library choose another order of summation, so that the last bits of a result
+    would depend on the batch.
+
+    Args:
+        model: a CascadePSP network and its preprocessing.
+        device: where it runs.
+        published: pad and lay out memory as the released package does, to the digit.
+
+    Raises:
+        InputError: another kind of network.
+    """
+
+    def __init__(self, model: LoadedModel, device: torch.device, *, published: bool) -> None:
+        if not isinstance(model.module, RefinementModule):
+            raise InputError(f"{model.architecture} is not a CascadePSP network")
+        self._published = published
+        # Depthwise convolutions are twice as fast channels-last on a CPU, plain ones slower.
+        depthwise = any(getattr(m, "groups", 1) > 1 for m in model.module.modules())
+        channels_last = depthwise and not published
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self.module = model.module.eval().to(device=device, memory_format=self._format)
+        self.device = device
+        self._mean = torch.tensor(model.mean).view(1, 3, 1, 1)
+        self._std = torch.tensor(model.std).view(1, 3, 1, 1)
+
+    def image_tensor(self, image: NDArray[np.generic], peak: float) -> Tensor:
+        """(h, w, 3) in 0..``peak`` -> (1, 3, h, w) float32, normalised, on the CPU."""
+        pixels = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+        return (pixels.permute(2, 0, 1)[None] / peak - self._mean) / self._std
+
+    @torch.inference_mode()
+    def probabilities(
+        self, images: Sequence[Tensor], masks: Sequence[Sequence[Array]]
+    ) -> list[Array]:
+        """Run the cascade on samples of one size.
+
+        Args:
+            images: (1, 3, h, w) normalised tensors.
+            masks: for each image the given mask (h, w) in [-1, 1] and, for the local step, the
+                coarse result that stands for the first run's.
+
+        Returns:
+            For each sample (2, h, w) float32 probabilities: the final ones and those at stride 4.
+        """
+        samples = [
+            (image, [torch.from_numpy(np.ascontiguousarray(m))[None, None] for m in given])
+            for image, given in zip(images, masks)
+        ]
+        if self.device.type == "cpu":
+            return [self._run(image, given)[0] for image, given in samples]
+        stacked = [torch.cat(parts) for parts in zip(*(given for _, given in samples))]
+        return list(self._run(torch.cat([image for image, _ in samples]), stacked))
+
+    def _run(self, image: Tensor, masks: Sequence[Tensor]) -> NDArray[np.float32]:
+        height, width = image.shape[-2:]
+        # The image is padded with 0 after normalisation, masks with background (released code).
+        padded = [self._place(self._pad(image, 0.0))]
+        padded += [self._place(self._pad(mask, -1.0)) for mask in masks]
+        logits: CascadeLogits = self.module(*padded)
+        both = torch.cat([logits.s1, logits.s4_3], dim=1)[:, :, :height, :width]
+        return both.float().sigmoid().cpu().numpy()  # type: ignore[no-any-return]
+
+    def _pad(self, x: Tensor, value: float) -> Tensor:
+        height, width = x.shape[-2:]
+        if self._published and (height % 8 or width % 8):
+            # The package adds eight rows even if only the width does not divide by 8, and so on.
+            return F.pad(x, (0, 8 - width % 8, 0, 8 - height % 8), value=value)
+        return pad_to_multiple(x, 8, value)
+
+    def _place(self, x: Tensor) -> Tensor:
+        return x.to(self.device).contiguous(memory_format=self._format)

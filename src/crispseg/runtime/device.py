@@ -1,0 +1,30 @@
+"""Which device to run on."""
+
+from __future__ import annotations
+
+import torch
+
+from crispseg.types import InputError
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device called ``name``: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda[:N]", "mps".
+
+    Raises:
+        InputError: unknown name, or a device this machine does not have.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {name} is not here: {torch.cuda.device_count()} CUDA device(s)")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device mps is not here; use --device cpu")
+    return device

@@ -1,0 +1,71 @@
+"""Where tiles lie, and which sizes an image is looked at in. Pure integers."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from crispseg.types import Box, InputError, Size
+
+
+def axis_starts(length: int, tile: int, stride: int) -> list[int]:
+    """First pixel of each tile along one axis.
+
+    Tiles start every ``stride`` pixels; the last one is shifted back so that it ends at
+    ``length`` (PSPNet and CascadePSP released code). One start, 0, if the tile is not smaller.
+    """
+    if tile >= length:
+        return [0]
+    starts = list(range(0, length - tile, stride))
+    return [*starts, length - tile]
+
+
+def plan_tiles(size: Size, tile_size: int, overlap_px: int) -> list[Box]:
+    """Tiles that cover an image, row by row from the top left.
+
+    Args:
+        size: of the image.
+        tile_size: side of a tile; tiles are clipped to a smaller image.
+        overlap_px: how much neighbours share, at least.
+
+    Raises:
+        InputError: overlap not in 0..tile_size-1, or an empty image.
+    """
+    if not 0 <= overlap_px < tile_size:
+        raise InputError(f"overlap must be 0..{tile_size - 1} for tiles of {tile_size} px")
+    if min(size) < 1:
+        raise InputError(f"cannot tile an image of {size.width}x{size.height} pixels")
+    stride = tile_size - overlap_px
+    return [
+        Box(y, x, min(y + tile_size, size.height), min(x + tile_size, size.width))
+        for y in axis_starts(size.height, tile_size, stride)
+        for x in axis_starts(size.width, tile_size, stride)
+    ]
+
+
+def fit_size(size: Size, long_side: int) -> Size:
+    """``size`` scaled so that its longer side is ``long_side``, no side below one pixel."""
+    longest = max(size)
+    return Size(*(max(1, round(side * long_side / longest)) for side in size))
+
+
+def magnifications(size: Size, first_long_side: int, max_ratio: float) -> list[Size]:
+    """Sizes from a first, small one up to the image's own, in equal steps.
+
+    CascadePSP section 3.3 describes the local step as recursive for large images; its released
+    code has one level. Each size here is at most ``max_ratio`` times the one before, so a tile
+    never has to guess an edge from a map that is coarser than that.
+
+    Args:
+        size: of the image.
+        first_long_side: long side of the first size; the image's own if that is smaller.
+        max_ratio: above 1.
+    """
+    longest = max(size)
+    ratio = longest / first_long_side
+    if ratio <= 1:
+        return [size]
+    steps = 1
+    while ratio ** (1 / steps) > max_ratio:
+        steps += 1
+    sides = [ceil(first_long_side * ratio ** (i / steps)) for i in range(steps)]
+    return [*(fit_size(size, side) for side in sides), size]

@@ -1,0 +1,284 @@
+"""The promises of the default mode, on networks whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import crispseg.refiners.cascade as cascade
+from crispseg.models.build import build
+from crispseg.models.cascadepsp import CascadeLogits, RefinementModule
+from crispseg.models.weights import LoadedModel
+from crispseg.refiners.cascade import CascadeRefiner, Coarse, merge_detail
+from crispseg.types import Box, InputError, Size
+
+Array = np.ndarray
+
+
+class Stub(RefinementModule):
+    """A network whose three outputs are ``answer(image, seg)``, a probability."""
+
+    def __init__(self, answer: Callable[[Tensor, Tensor], Tensor]) -> None:
+        nn.Module.__init__(self)
+        self.answer = answer
+
+    def forward(self, image, seg, coarse_s8=None, coarse_s4=None) -> CascadeLogits:
+        logits = torch.logit(self.answer(image, seg))
+        return CascadeLogits(logits, None, None, None, logits, logits)
+
+
+def echo(image: Tensor, seg: Tensor) -> Tensor:
+    return (seg + 1) / 2
+
+
+def loaded(module: RefinementModule) -> LoadedModel:
+    return LoadedModel(module, (0.5,) * 3, (0.5,) * 3, architecture="test", source="test")
+
+
+def refiner(answer: Callable[[Tensor, Tensor], Tensor] = echo, **options) -> CascadeRefiner:
+    return CascadeRefiner(loaded(Stub(answer)), device="cpu", **options)
+
+
+def random_refiner(**options) -> CascadeRefiner:
+    torch.manual_seed(0)
+    return CascadeRefiner(loaded(build("cascadepsp-lite").eval()), device="cpu", **options)
+
+
+def photo(height: int, width: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def disc(height: int, width: int, radius: float, y: float, x: float) -> Array:
+    rows, columns = np.mgrid[:height, :width]
+    return np.hypot(rows - y, columns - x) < radius
+
+
+def boundary(mask: Array) -> Array:
+    """Pixels with a 4-neighbour on the other side."""
+    edge = np.zeros(mask.shape, bool)
+    vertical, horizontal = mask[1:] != mask[:-1], mask[:, 1:] != mask[:, :-1]
+    edge[1:] |= vertical
+    edge[:-1] |= vertical
+    edge[:, 1:] |= horizontal
+    edge[:, :-1] |= horizontal
+    return edge
+
+
+CANVAS = (3072, 4096)
+
+
+def pole(width: int) -> Array:
+    mask = np.zeros(CANVAS, bool)
+    mask[:, 2000 : 2000 + width] = True
+    return mask
+
+
+def disc_with_spokes() -> Array:
+    mask = disc(*CANVAS, 1000, 1536, 2048)
+    rows, columns = np.mgrid[: CANVAS[0], : CANVAS[1]]
+    y, x = rows - np.float32(1536), columns - np.float32(2048)
+    for k in range(20):
+        along = x * np.cos(k * np.pi / 10) + y * np.sin(k * np.pi / 10)
+        across = y * np.cos(k * np.pi / 10) - x * np.sin(k * np.pi / 10)
+        mask |= (np.abs(across) < 10) & (along > 0) & (along < 1450)
+    return mask
+
+
+def cracks() -> Array:
+    mask = np.ones(CANVAS, bool)
+    mask[:200] = False
+    for k in range(5):
+        mask[:, 500 + 700 * k : 512 + 700 * k] = False
+    return mask
+
+
+# The scenes in which the published rule skips edges (spec A1.6).
+SCENES = {
+    "disc of radius 150": lambda: disc(*CANVAS, 150, 1500, 2000),
+    "pole of 40 px": lambda: pole(40),
+    "pole of 90 px": lambda: pole(90),
+    "disc of radius 1000 with 20-px spokes": disc_with_spokes,
+    "large mask with 12-px cracks": cracks,
+}
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_no_boundary_pixel_is_skipped(scene: str) -> None:
+    mask = SCENES[scene]()
+    result = refiner().run(np.zeros((*CANVAS, 3), np.uint8), mask)
+    looked_at = np.zeros(mask.shape, bool)
+    for box in result.tiles_run:
+        looked_at[box.slices] = True
+    assert not (boundary(mask) & ~looked_at).any()
+
+
+def test_tiles_without_any_edge_are_not_run() -> None:
+    mask = disc(3072, 4096, 100, 300, 300)
+    result = refiner().run(photo(*mask.shape), mask)
+    assert 1 <= len(result.tiles_run) < result.tiles_planned / 3
+
+
+def test_uncertain_places_of_the_global_step_are_looked_at() -> None:
+    def doubtful(image: Tensor, seg: Tensor) -> Tensor:
+        # Grey far from the object, where the given mask has no edge.
+        answer = echo(image, seg).clone()
+        answer[..., -20:, -20:] = 0.5
+        return answer
+
+    mask = disc(2000, 2000, 100, 300, 300)
+    result = refiner(doubtful).run(photo(2000, 2000), mask)
+    assert any(box.y1 == 2000 and box.x1 == 2000 for box in result.tiles_run)
+
+
+@pytest.mark.parametrize("size", [(60, 100), (900, 900), (1000, 1300), (2500, 4100)])
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_network_that_returns_its_input_changes_nothing(size, fast) -> None:
+    rng = np.random.default_rng(3)
+    mask = np.zeros(size, bool)
+    mask[size[0] // 4 : size[0] // 2] = True
+    mask ^= rng.random(size) < 0.01  # single pixels, far below what the global step can hold
+    result = refiner(echo, fast=fast).refine(photo(*size), mask)
+    # logit and sigmoid do not undo each other exactly; the result is the mask, not "about" it.
+    np.testing.assert_allclose(result, mask, atol=2e-6)
+    assert ((result > 0.5) == mask).all()
+
+
+def test_magnifications_between_are_used_for_large_ratios() -> None:
+    mask = disc(1200, 1600, 300, 600, 800)
+    runs = refiner(tile_size=128).run(photo(1200, 1600), mask)
+    whole = refiner(tile_size=900).run(photo(1200, 1600), mask)
+    assert runs.network_runs > len(runs.tiles_run) + 1  # a level between global and full size
+    assert whole.network_runs == len(whole.tiles_run) + 1
+
+
+def test_the_caller_is_corrected_where_the_network_disagrees() -> None:
+    def bright(image: Tensor, seg: Tensor) -> Tensor:
+        return (image[:, :1] > 0).float()
+
+    truth = disc(1500, 1500, 400, 750, 750)
+    image = np.where(truth, 255, 0).astype(np.uint8)[:, :, None].repeat(3, axis=2)
+    coarse = disc(1500, 1500, 400, 780, 720)
+    assert ((refiner(bright).refine(image, coarse) > 0.5) == truth).all()
+
+
+def test_same_bits_for_any_batch_size_and_order_of_tiles(monkeypatch) -> None:
+    image, mask = photo(400, 500), disc(400, 500, 150, 200, 250)
+    expected = random_refiner(tile_size=200).refine(image, mask)
+    assert expected.std() > 0
+    for batch_size in (2, 5):
+        again = random_refiner(tile_size=200, batch_size=batch_size).refine(image, mask)
+        assert again.tobytes() == expected.tobytes()
+    plan = cascade.plan_tiles
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        monkeypatch.setattr(
+            cascade, "plan_tiles", lambda *a, rng=rng: list(rng.permutation(np.array(plan(*a), object)))
+        )
+        again = random_refiner(tile_size=200, batch_size=2).refine(image, mask)
+        assert again.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (3, 20000), (20000, 3), (300, 1000)])
+@pytest.mark.parametrize("fast", [True, False])
+def test_empty_stays_empty_and_full_stays_full(size, fast) -> None:
+    model = random_refiner(fast=fast)
+    assert (model.refine(photo(*size), np.zeros(size, bool)) == 0).all()
+    assert (model.refine(photo(*size), np.ones(size, bool)) == 1).all()
+
+
+@pytest.mark.parametrize("size", [(2, 1), (3, 20000), (20000, 3), (9, 11)])
+def test_extreme_shapes_give_a_mask(size) -> None:
+    mask = np.zeros(size, bool)
+    mask[: size[0] // 2 + 1, : size[1] // 2 + 1] = True
+    mask[0, 0] = False
+    result = random_refiner().refine(photo(*size), mask)
+    assert result.shape == size
+    assert result.dtype == np.float32
+    assert ((result >= 0) & (result <= 1)).all()
+
+
+def test_sixteen_bit_images_give_the_result_of_eight_bit_ones() -> None:
+    image, mask = photo(300, 400), disc(300, 400, 90, 150, 200)
+    model = random_refiner(tile_size=256)
+    wide = image.astype(np.uint16) * 257
+    np.testing.assert_allclose(model.refine(wide, mask), model.refine(image, mask), atol=1e-4)
+
+
+def test_roi_changes_nothing_outside_and_something_inside() -> None:
+    image, mask = photo(400, 500), disc(400, 500, 120, 200, 250)
+    roi = Box(100, 200, 300, 450)
+    result = refiner(lambda image, seg: 0 * echo(image, seg)).refine(image, mask, roi=roi)
+    outside = np.ones(mask.shape, bool)
+    outside[roi.slices] = False
+    assert (result[outside] == mask[outside]).all()
+    assert (result[roi.slices] != mask[roi.slices]).any()
+
+
+def test_roi_tiles_are_reported_in_pixels_of_the_image() -> None:
+    mask = disc(2000, 2000, 50, 1500, 1500)
+    roi = Box(1400, 1400, 1600, 1600)
+    [box] = refiner().run(photo(2000, 2000), mask, roi=roi).tiles_run
+    assert box.y0 <= 1400
+    assert box.y1 >= 1600
+
+
+def test_inputs_are_not_modified_and_soft_masks_are_binarised() -> None:
+    image = photo(120, 160)
+    mask = np.random.default_rng(0).random((120, 160), dtype=np.float32)
+    before = image.copy(), mask.copy()
+    result = refiner().refine(image, mask)
+    assert (image == before[0]).all()
+    assert (mask == before[1]).all()
+    assert (result == (mask > 0.5)).all()
+
+
+def test_progress_counts_up_to_its_total() -> None:
+    seen: list[tuple[int, int]] = []
+    mask = disc(1500, 1500, 400, 750, 750)
+    result = refiner().run(
+        photo(1500, 1500), mask, progress=lambda done, total: seen.append((done, total))
+    )
+    assert [done for done, _ in seen] == list(range(1, result.network_runs + 1))
+    assert seen[-1][0] == seen[-1][1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile_size": 100}, "tile size must be 128 or more"),
+        ({"batch_size": 0}, "batch size"),
+        ({"mode": "exact"}, "mode must be"),
+    ],
+)
+def test_bad_options(options, message) -> None:
+    with pytest.raises(InputError, match=message):
+        refiner(**options)
+
+
+def test_bad_inputs() -> None:
+    image, mask = photo(20, 30), np.zeros((20, 30), bool)
+    with pytest.raises(InputError, match="mask is 20x30 but the image is 30x20"):
+        refiner().refine(image, mask.T)
+    with pytest.raises(InputError, match="NaN"):
+        refiner().refine(image, np.full((20, 30), np.nan))
+    with pytest.raises(InputError, match="RGB"):
+        refiner().refine(image[:, :, 0], mask)
+    with pytest.raises(InputError, match="ROI"):
+        refiner().refine(image, mask, roi=Box(0, 0, 21, 5))
+    with pytest.raises(InputError, match="shrink to nothing"):
+        refiner(mode="published").refine(photo(3, 20000), np.ones((3, 20000), bool))
+
+
+def test_merge_detail_by_hand() -> None:
+    given_small = np.array([[0.0, 0.0, 1.0, 1.0]], np.float32)
+    given = given_small.repeat(3, axis=1)
+    whole, size = Box(0, 0, 1, 12), Size(1, 12)
+    same = Coarse(given_small, given_small, given_small)
+    assert (merge_detail(same, given, size, whole) == given).all()
+    moved = np.array([[0.0, 1.0, 1.0, 1.0]], np.float32)  # the edge one small pixel to the left
+    merged = merge_detail(Coarse(given_small, moved, moved), given, size, whole)
+    assert (merged[0] > 0.5).tolist() == [False] * 3 + [True] * 9

@@ -15,7 +15,7 @@ from crispseg.io import DEFAULT_MAX_PIXELS, check_output, read_image, read_mask,
 from crispseg.models.weights import load_model
 from crispseg.refiners.base import Progress, Refinement
 from crispseg.refiners.cascade import CascadeRefiner, Mode
-from crispseg.types import Box, Image, Mask
+from crispseg.types import Box, Image, InputError, Mask
 
 DEFAULT_MODEL = "cascadepsp-lite"
 
@@ -102,6 +102,29 @@ def refine(
     return refiner.refine(image, mask, roi=roi, progress=progress)
 
 
+def read_inputs(
+    image: str | Path, mask: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> tuple[Image, Mask]:
+    """Read a photo and its mask, which must have the same size.
+
+    The photo's EXIF orientation is applied. The mask's is not: masks come from programs, which
+    write them the way the turned photo is seen.
+
+    Raises:
+        InputError: files that cannot be read, or sizes that differ.
+    """
+    pixels = read_image(image, max_pixels=max_pixels)
+    given = read_mask(mask, max_pixels=max_pixels)
+    height, width = pixels.shape[:2]
+    if given.shape != (height, width):
+        turned = "; it would fit the photo before its EXIF orientation was applied"
+        raise InputError(
+            f"{mask} is {given.shape[1]}x{given.shape[0]} but {image} is {width}x{height} "
+            f"(width x height){turned if given.shape == (width, height) else ''}"
+        )
+    return pixels, given
+
+
 def refine_file(
     image: str | Path,
     mask: str | Path,
@@ -129,8 +152,7 @@ def refine_file(
         InputError: files that cannot be read or written, sizes that differ.
     """
     check_output(output)
-    pixels = read_image(image, max_pixels=max_pixels)
-    given = read_mask(mask, max_pixels=max_pixels)
+    pixels, given = read_inputs(image, mask, max_pixels=max_pixels)
     refiner = refiner or _cached_refiner(DEFAULT_MODEL)
     result = refiner.run(pixels, given, roi=roi, progress=progress)
     write_mask(output, result.mask, binary=binary)

@@ -176,7 +176,9 @@ def test_same_bits_for_any_batch_size_and_order_of_tiles(monkeypatch) -> None:
     for seed in range(3):
         rng = np.random.default_rng(seed)
         monkeypatch.setattr(
-            cascade, "plan_tiles", lambda *a, rng=rng: list(rng.permutation(np.array(plan(*a), object)))
+            cascade,
+            "plan_tiles",
+            lambda *a, rng=rng: list(rng.permutation(np.array(plan(*a), object))),
         )
         again = random_refiner(tile_size=200, batch_size=2).refine(image, mask)
         assert again.tobytes() == expected.tobytes()

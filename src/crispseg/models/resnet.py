@@ -15,6 +15,7 @@ FirstDilation = Literal["one", "previous", "stage"]
 
 LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 LAYERS |= {152: (3, 8, 36, 3), 269: (3, 30, 48, 8)}
+WIDTHS = (64, 128, 256, 512)
 
 
 class BasicBlock(nn.Module):
@@ -115,7 +116,7 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
         channels, stride_so_far, dilation = stem_channels, 4, 1
-        for stage, (blocks, width) in enumerate(zip(LAYERS[depth], (64, 128, 256, 512)), start=1):
+        for stage, (blocks, width) in enumerate(zip(LAYERS[depth], WIDTHS, strict=True), start=1):
             previous, stride = dilation, 1 if stage == 1 else 2
             if stride_so_far * stride > output_stride:
                 dilation, stride = dilation * stride, 1
@@ -130,7 +131,7 @@ class ResNet(nn.Module):
                 channels = width * block.expansion
             self.add_module(f"layer{stage}", layer)
 
-        self.channels = (stem_channels, *(w * block.expansion for w in (64, 128, 256, 512)))
+        self.channels = (stem_channels, *(w * block.expansion for w in WIDTHS))
         self.output_stride = output_stride
         _initialise(self)
 

@@ -14,7 +14,7 @@ released package's own procedure. They differ where the published one loses edge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -317,4 +317,5 @@ def merge_detail(coarse: Coarse, given: Array, size: Size, box: Box) -> Array:
     enlarged = bilinear_window(coarse.final, size, box)
     trust = np.clip(1 - 2 * np.abs(change), 0, 1)
     detailed = np.clip(given[box.slices] + change, 0, 1)
-    return trust * detailed + (1 - trust) * enlarged
+    merged: Array = trust * detailed + (1 - trust) * enlarged
+    return merged

@@ -42,7 +42,7 @@ class CascadeNetwork:
         depthwise = any(getattr(m, "groups", 1) > 1 for m in model.module.modules())
         channels_last = depthwise and not published
         self._format = torch.channels_last if channels_last else torch.contiguous_format
-        self.module = model.module.eval().to(device=device, memory_format=self._format)
+        self.module = model.module.eval().to(device).to(memory_format=self._format)
         self.device = device
         self._mean = torch.tensor(model.mean).view(1, 3, 1, 1)
         self._std = torch.tensor(model.std).view(1, 3, 1, 1)
@@ -68,11 +68,11 @@ class CascadeNetwork:
         """
         samples = [
             (image, [torch.from_numpy(np.ascontiguousarray(m))[None, None] for m in given])
-            for image, given in zip(images, masks)
+            for image, given in zip(images, masks, strict=True)
         ]
         if self.device.type == "cpu":
             return [self._run(image, given)[0] for image, given in samples]
-        stacked = [torch.cat(parts) for parts in zip(*(given for _, given in samples))]
+        stacked = [torch.cat(parts) for parts in zip(*(given for _, given in samples), strict=True)]
         return list(self._run(torch.cat([image for image, _ in samples]), stacked))
 
     def _run(self, image: Tensor, masks: Sequence[Tensor]) -> NDArray[np.float32]:
@@ -82,7 +82,7 @@ class CascadeNetwork:
         padded += [self._place(self._pad(mask, -1.0)) for mask in masks]
         logits: CascadeLogits = self.module(*padded)
         both = torch.cat([logits.s1, logits.s4_3], dim=1)[:, :, :height, :width]
-        return both.float().sigmoid().cpu().numpy()  # type: ignore[no-any-return]
+        return both.float().sigmoid().cpu().numpy()
 
     def _pad(self, x: Tensor, value: float) -> Tensor:
         height, width = x.shape[-2:]

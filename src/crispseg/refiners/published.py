@@ -95,7 +95,7 @@ def _back_to(coarse: Tensor, size: Size, tile_size: int) -> Mask:
         coarse = F.interpolate(coarse, size=tuple(size), mode="area")
     elif max(size) > tile_size:
         coarse = F.interpolate(coarse, size=tuple(size), mode="bilinear", align_corners=True)
-    return coarse[0, 0].numpy()  # type: ignore[no-any-return]
+    return coarse[0, 0].numpy()
 
 
 def _local_step(

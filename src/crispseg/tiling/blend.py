@@ -112,8 +112,8 @@ class StripMerger:
             return
         self._reach(self._top + count)
         weights = self._weights[:count]
-        strip = self._sums[:, :count] / np.maximum(weights, 1)
-        strip = (strip / VALUE_SCALE).astype(np.float32)
+        mean = self._sums[:, :count] / np.maximum(weights, 1)
+        strip = (mean / VALUE_SCALE).astype(np.float32)
         self._fill_gaps(strip, weights)
         self._write(self._top, strip)
         self._sums = self._sums[:, count:].copy()

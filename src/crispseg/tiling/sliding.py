@@ -72,9 +72,11 @@ def run_tiles(
         boxes = [plan.tiles[i] for i in indices]
         if selected[indices[0]]:
             values = predict(boxes)
+        elif keep:
+            values = [keep(box) for box in boxes]
         else:
-            values = [keep(box) for box in boxes] if keep else []
-        for box, value in zip(boxes, values):
+            boxes, values = [], []
+        for box, value in zip(boxes, values, strict=True):
             merger.add(box, value, plan.weights(box))
             if on_tile and selected[indices[0]]:
                 on_tile(box)

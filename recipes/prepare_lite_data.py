@@ -1,0 +1,205 @@
+r"""Prepare the training data of ``cascadepsp-lite``: decode, filter, shrink, split, one cache.
+
+Sources, and where to get them:
+
+* cut-outs: Debian package ``tuxpaint-stamps-default`` (GPL-2), ``usr/share/tuxpaint/stamps``;
+* backgrounds: Debian packages ``mate-backgrounds``, ``plasma-workspace-wallpapers``,
+  ``lomiri-wallpapers-16.04``, ``lomiri-wallpapers-20.04`` (``usr/share/backgrounds`` and
+  ``usr/share/wallpapers``), ``tuxpaint-data`` (``usr/share/tuxpaint/templates``) and
+  ``gcompris-qt-data`` (first unpacked with ``recipes/unpack_qt_resources.py``); free licences,
+  see each package's copyright file;
+* real pairs: DAVIS 2016 frames in ``images/`` with ``masks/``, named SEQUENCE_FRAME; or any other
+  folder that ``crispseg.data.pairs.find_pairs`` reads.
+
+Example (half a minute, 0.8 GB written)::
+
+    apt-get download tuxpaint-stamps-default mate-backgrounds plasma-workspace-wallpapers \
+        lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 tuxpaint-data gcompris-qt-data
+    for p in *.deb; do dpkg -x "$p" unpacked; done
+    python recipes/unpack_qt_resources.py unpacked/usr/share/gcompris-qt/rcc gcompris-photos
+    python recipes/prepare_lite_data.py --stamps unpacked/usr/share/tuxpaint/stamps \
+        --backgrounds unpacked/usr/share/backgrounds unpacked/usr/share/wallpapers \
+            unpacked/usr/share/tuxpaint/templates gcompris-photos \
+        --davis davis --out train-data
+
+The first byte of the SHA-256 of an item's file name decides its split (``is_test``).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from crispseg.data.cache import CacheWriter
+from crispseg.data.compose import bleed_colours
+from crispseg.data.pairs import find_pairs, is_test, sequence_of
+
+Bytes = NDArray[np.uint8]
+
+LARGEST_CUTOUT = 700
+LARGEST_BACKGROUND = 1600
+
+# Folders and files of the stamp package that the measurements below take for photographs but that
+# are drawings, or that have no outline of their own (smoke, a flash); seen on contact sheets.
+DRAWN_FOLDERS = {"cartoon", "symbols", "flags", "roadsigns", "easter", "hats", "hanukkah"}
+DRAWN_STAMPS = {
+    "button.png", "candle.png", "highlighter.png", "explosion.png", "Santa.png",
+    "jackolantern_mean.png",
+    "bee.png", "echidna.png", "hedgehog.png", "pizza.png", "tooth.png", "lightningbolt.png",
+    "eye.png", "candy_cane.png", "tree.png", "inukshuk-outline.png", "moon_crescent.png",
+    "1_mercury.png", "t_baseballcap.png", "t_glove.png", "t_jacket.png", "t_pants.png",
+    "t_poloshirt.png", "t_scarf.png", "t_shirt.png", "t_sock.png", "t_tshirt.png",
+}  # fmt: skip
+
+# Folders and files that are drawings, paintings, renderings or nearly empty; the rest are photos.
+DRAWN_BACKGROUNDS = {
+    "gnome", "abstract", "desktop", "Altai", "Canopee", "Cascade", "Cluster", "Elarun", "Flow",
+    "FlyingKonqui", "Honeywave", "IceCold", "Kay", "Kokkini", "MilkyWay", "Opal", "PastelHills",
+    "Patak", "SafeLanding",  # mate-backgrounds, plasma-workspace-wallpapers
+    "Fossa_by_Jasper_Roks.jpg", "Infinite-Sea_by_Aury88.jpg",
+    "Painting-Colors_by__herobrine7gamer.jpg", "umang_by_Abhishek_Mudgal.jpg",
+    "lomiri-default-background.png", "warty-final-ubuntu.png",  # lomiri-wallpapers
+    "babyshapes", "categorization", "chronos", "core", "digital_electricity", "gravity", "hangman",
+    "lang", "leftright", "louis-braille", "memory-sound", "paintings", "solar_system",
+    "Eglise_dAuvers-sur-Oise_background.webp", "Gogh4_background.webp",
+    "PortraitOfPereTanguy_background.webp", "Van_Gogh_The_Night_Cafe_background.webp",
+    "VincentVanGogh0012_background.webp", "VincentVanGogh0013_background.webp",
+    "VincentVanGogh0019_background.webp", "VincentVanGoghBridge_background.webp",  # gcompris
+}  # fmt: skip
+SMALLEST_BACKGROUND = 350
+
+
+def main() -> None:
+    """Parse the command line and write the cache."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--stamps", type=Path, required=True, help="folder of PNGs with alpha")
+    parser.add_argument("--backgrounds", type=Path, nargs="+", required=True, help="photographs")
+    parser.add_argument("--davis", type=Path, required=True, help="folder of images/ and masks/")
+    parser.add_argument("--out", type=Path, required=True, help="where the cache is written")
+    options = parser.parse_args()
+    writer = CacheWriter(options.out)
+    counts: Counter[str] = Counter()
+    counts.update(add_cutouts(writer, options.stamps))
+    for folder in options.backgrounds:
+        counts.update(add_backgrounds(writer, folder))
+    counts.update(add_pairs(writer, options.davis))
+    writer.finish()
+    for what, number in sorted(counts.items()):
+        print(f"{number:5d} {what}")
+
+
+def add_cutouts(writer: CacheWriter, folder: Path) -> Counter[str]:
+    """Add the photographic PNGs with alpha below ``folder``; returns how many of each split."""
+    counts: Counter[str] = Counter()
+    for path in sorted(folder.rglob("*.png")):
+        if DRAWN_FOLDERS & set(path.parts) or path.name in DRAWN_STAMPS:
+            continue
+        with Image.open(path) as image:
+            if "A" not in image.getbands() and "transparency" not in image.info:
+                continue
+            rgba = np.array(image.convert("RGBA"))
+        if not is_photographic(rgba):
+            counts["cut-outs left out as drawn, tiny or translucent"] += 1
+            continue
+        rgba = shrink(trim(bleed_colours(rgba)), LARGEST_CUTOUT)
+        split = "test" if is_test(path.name) else "train"
+        writer.add("cutout", path.name, rgba, group=path.name, split=split)
+        counts[f"cut-outs, {split}"] += 1
+    return counts
+
+
+def is_photographic(rgba: Bytes) -> bool:
+    """Whether a cut-out is a photograph with a clean opaque inside and not a drawing.
+
+    Drawings have few colours and large areas without any texture at all.
+    """
+    alpha = rgba[..., 3]
+    opaque = alpha >= 250
+    inside = cv2.erode(opaque.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
+    if opaque.sum() < 1500 or not inside.any() or opaque.sum() < 0.5 * (alpha > 8).sum():
+        return False
+    coarse_colours = (rgba[..., :3][opaque].astype(np.int64) // 4) @ np.array([1, 64, 4096])
+    variety = len(np.unique(coarse_colours)) / min(len(coarse_colours), 20_000)
+    grey = cv2.cvtColor(rgba[..., :3], cv2.COLOR_RGB2GRAY).astype(np.float32)
+    flat = float((cv2.Laplacian(grey, cv2.CV_32F)[inside] == 0).mean())
+    return variety > 0.01 and flat < 0.6
+
+
+def trim(rgba: Bytes) -> Bytes:
+    """Cut away the empty margin but for two transparent pixels."""
+    y, x, height, width = _bounds(rgba[..., 3] > 8)
+    padded = np.pad(rgba, ((2, 2), (2, 2), (0, 0)), mode="edge")
+    padded[[0, 1, -2, -1], :, 3] = 0
+    padded[:, [0, 1, -2, -1], 3] = 0
+    return padded[y : y + height + 4, x : x + width + 4]
+
+
+def _bounds(mask: NDArray[Any]) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(rows[0]), int(columns[0]), int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
+
+
+def shrink(pixels: Bytes, largest: int) -> Bytes:
+    """Resize so that the longer side is at most ``largest``."""
+    scale = largest / max(pixels.shape[:2])
+    if scale >= 1:
+        return pixels
+    size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def add_backgrounds(writer: CacheWriter, folder: Path) -> Counter[str]:
+    """Add one file of every photograph below ``folder``; returns how many of each split."""
+    counts: Counter[str] = Counter()
+    for path, title in one_of_each(folder):
+        with Image.open(path) as image:
+            if image.mode in ("RGBA", "LA", "P") or min(image.size) < SMALLEST_BACKGROUND:
+                continue  # a picture with alpha, or an icon
+            image.draft("RGB", (LARGEST_BACKGROUND, LARGEST_BACKGROUND))  # quick JPEG decoding
+            pixels = shrink(np.array(image.convert("RGB")), LARGEST_BACKGROUND)
+        # many themes call their files by the size alone, so the theme's name counts as well
+        split = "test" if is_test(path.name) or is_test(title) else "train"
+        writer.add("background", path.name, pixels, group=title, split=split)
+        counts[f"backgrounds, {split}"] += 1
+        print(f"background {split:5s} {title} ({path.name}, {pixels.shape[1]}x{pixels.shape[0]})")
+    return counts
+
+
+def one_of_each(folder: Path) -> list[tuple[Path, str]]:
+    """One (file, title) of each photograph: wallpaper themes hold the same one in many sizes."""
+    best: dict[str, tuple[Path, str]] = {}
+    for path in sorted(folder.rglob("*")):
+        drawn = DRAWN_BACKGROUNDS & set(path.parts)
+        if drawn or path.suffix.lower() not in (".jpg", ".jpeg", ".png", ".webp"):
+            continue
+        if path.stem == "screenshot" or path.is_symlink():
+            continue
+        themed = path.parts[-3:-1] == ("contents", "images")
+        title, key = (path.parts[-4], path.parts[-4]) if themed else (path.name, str(path))
+        if key not in best or path.stat().st_size > best[key][0].stat().st_size:
+            best[key] = path, title
+    return [best[key] for key in sorted(best)]
+
+
+def add_pairs(writer: CacheWriter, folder: Path) -> Counter[str]:
+    """Add the images with masks of ``folder`` as they are; returns how many of each split."""
+    counts: Counter[str] = Counter()
+    for pair in find_pairs(folder):
+        with Image.open(pair.image) as image, Image.open(pair.mask) as mask:
+            rgb, truth = np.array(image.convert("RGB")), np.array(mask.convert("L"))
+        group = sequence_of(pair.image)
+        split = "test" if is_test(group) else "train"
+        writer.add("pair", pair.image.name, np.dstack([rgb, truth]), group=group, split=split)
+        counts[f"pairs, {split}"] += 1
+    return counts
+
+
+if __name__ == "__main__":
+    main()

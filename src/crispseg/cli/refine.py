@@ -1,0 +1,182 @@
+"""``crispseg refine``: parse, check, call the pipeline, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crispseg.io import (
+    DEFAULT_MAX_PIXELS,
+    IMAGE_SUFFIXES,
+    check_output,
+    write_image,
+    write_mask,
+)
+from crispseg.types import Box, InputError
+
+if TYPE_CHECKING:
+    from crispseg.refiners.base import Progress, Refinement
+    from crispseg.types import Mask
+
+
+class Mode(StrEnum):
+    """Choices of ``--mode``."""
+
+    default = "default"
+    published = "published"
+
+
+def refine(
+    image: Annotated[Path, typer.Argument(help="Photo; its EXIF orientation is applied.")],
+    mask: Annotated[
+        Path, typer.Argument(help="Rough mask of the same size; EXIF orientation is not applied.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="8-bit grey result, 0..255 = probability."),
+    ],
+    model: Annotated[
+        str, typer.Option(help="Name (see `crispseg models`) or weights file.")
+    ] = "cascadepsp-lite",
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Global step only: quick, less fine.")
+    ] = False,
+    tile_size: Annotated[
+        int, typer.Option(help="Side of the tiles in pixels; smaller needs less memory.")
+    ] = 900,
+    mode: Annotated[
+        Mode, typer.Option(help="published: the released package's procedure to the digit.")
+    ] = Mode.default,
+    binary: Annotated[bool, typer.Option("--binary", help="Write only 0 and 255.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    roi: Annotated[
+        str | None,
+        typer.Option(help="Y0,X0,Y1,X1 in pixels, half-open: only this part may change."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Most tiles in one network call.")] = 1,
+    preview: Annotated[
+        Path | None, typer.Option(help="Picture of mask before, after and what changed.")
+    ] = None,
+    max_megapixels: Annotated[
+        float, typer.Option(help="Refuse larger images before decoding them.")
+    ] = DEFAULT_MAX_PIXELS / 1e6,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object about the result.")
+    ] = False,
+) -> None:
+    """Refine the mask of one object in a photo."""
+    _check_outputs(output, preview, (image, mask))
+    box = _parse_roi(roi)
+    max_pixels = round(max_megapixels * 1e6)
+
+    from crispseg.pipeline import load_refiner, read_inputs  # noqa: PLC0415
+
+    pixels, given = read_inputs(image, mask, max_pixels=max_pixels)
+    refiner = load_refiner(
+        model,
+        tile_size=tile_size,
+        mode=mode.value,
+        fast=fast,
+        device=device,
+        batch_size=batch_size,
+    )
+    start = time.perf_counter()
+    with progress_bar("refining", hidden=quiet) as progress:
+        result = refiner.run(pixels, given, roi=box, progress=progress)
+    seconds = time.perf_counter() - start
+    write_mask(output, result.mask, binary=binary)
+    if preview:
+        from crispseg.preview import render_preview  # noqa: PLC0415
+
+        write_image(preview, render_preview(pixels, given, result.mask))
+    report = describe(given, result) | {
+        "output": str(output),
+        "model": model,
+        "mode": mode.value,
+        "device": str(refiner.device),
+        "seconds": round(seconds, 2),
+    }
+    if as_json:
+        typer.echo(json.dumps(report))
+    elif not quiet:
+        typer.echo(
+            f"{output}: {report['changed_pixels']:,} of {given.size:,} pixels changed "
+            f"({100 * report['changed_fraction']:.2f} %), {report['tiles_run']} of "
+            f"{report['tiles_planned']} tiles run, {seconds:.1f} s on {refiner.device}"
+        )
+
+
+def describe(given: Mask, result: Refinement) -> dict[str, float | int | str]:
+    """What changed and what it took."""
+    before, after = given > 0.5, result.mask > 0.5
+    changed = int((before != after).sum())
+    return {
+        "height": given.shape[0],
+        "width": given.shape[1],
+        "changed_pixels": changed,
+        "changed_fraction": changed / given.size,
+        "foreground_before": float(before.mean()),
+        "foreground_after": float(after.mean()),
+        "tiles_run": len(result.tiles_run),
+        "tiles_planned": result.tiles_planned,
+        "network_runs": result.network_runs,
+    }
+
+
+@contextmanager
+def progress_bar(text: str, *, hidden: bool) -> Iterator[Progress]:
+    """A bar with the time left on a terminal's stderr; nothing where nobody looks."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as RichProgress  # noqa: PLC0415
+
+    bar = RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=hidden or not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _check_outputs(output: Path, preview: Path | None, inputs: tuple[Path, Path]) -> None:
+    check_output(output)
+    if preview:
+        check_output(preview, IMAGE_SUFFIXES)
+    outputs = [path for path in (output, preview) if path]
+    for path in outputs:
+        for source in inputs:
+            if path.exists() and source.exists() and path.samefile(source):
+                raise InputError(f"{path} is an input; give the result another name")
+    if preview and preview.resolve() == output.resolve():
+        raise InputError(f"--preview and --output are the same file: {output}")
+
+
+def _parse_roi(text: str | None) -> Box | None:
+    if text is None:
+        return None
+    try:
+        y0, x0, y1, x1 = (int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--roi must be Y0,X0,Y1,X1, four integers, not {text!r}") from None
+    return Box(y0, x0, y1, x1)

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crispseg.preview import ADDED, REMOVED, busiest_place, render_preview
+
+
+def test_busiest_place_is_the_window_with_the_largest_sum() -> None:
+    rng = np.random.default_rng(0)
+    before, after = rng.random((2, 40, 50), dtype=np.float32)
+    side = 7
+    sums = {
+        (y, x): np.abs(after - before)[y : y + side, x : x + side].sum(dtype=np.float64)
+        for y in range(40 - side + 1)
+        for x in range(50 - side + 1)
+    }
+    assert busiest_place(before, after, side) == max(sums, key=sums.get)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 20000), (20000, 3), (300, 400), (1500, 2000)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_any_size_makes_a_sheet(size, dtype) -> None:
+    image = np.full((*size, 3), np.iinfo(dtype).max // 2, dtype)
+    empty = np.zeros(size, np.float32)
+    sheet = render_preview(image, empty, empty)
+    assert sheet.dtype == np.uint8
+    assert sheet.shape[1] <= 2450
+
+
+def test_added_and_removed_pixels_have_their_colours() -> None:
+    image = np.full((100, 100, 3), 120, np.uint8)
+    before = np.zeros((100, 100), np.float32)
+    after = before.copy()
+    before[20:40, 20:40] = 1
+    after[60:80, 60:80] = 1
+    sheet = render_preview(image, before, after)
+    for colour in (ADDED, REMOVED):
+        assert (sheet == colour).all(axis=2).sum() > 1000
+    # nothing changed: none of the two colours
+    calm = render_preview(image, before, before)
+    assert not any((calm == colour).all(axis=2).any() for colour in (ADDED, REMOVED))

@@ -1,0 +1,122 @@
+"""The shape of the project: who imports whom, what starts without torch, what is public."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import crispseg
+
+ROOT = Path(crispseg.__file__).parent
+
+# A package or top-level module may import these, and itself (docs/architecture.md).
+MAY_IMPORT = {
+    "types": set(),
+    "io": {"types"},
+    "tiling": {"types", "io"},
+    "layers": {"types"},
+    "models": {"types", "io", "layers"},
+    "runtime": {"types", "layers", "models", "tiling"},
+    "refiners": {"types", "layers", "models", "tiling", "runtime"},
+    "data": {"types", "io"},
+    "train": {"types", "io", "models", "data"},
+    "preview": {"types"},
+    "pipeline": {"types", "io", "models", "refiners"},
+    "__init__": {"types", "pipeline", "refiners"},
+    "cli": {"__init__", "types", "io", "models", "refiners", "train", "preview", "pipeline"},
+}
+MODULES = sorted(ROOT.rglob("*.py"))
+LARGEST_FILE, LARGEST_FUNCTION = 400, 80
+
+
+def home(path: Path) -> str:
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """First names under ``crispseg`` that a module imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "crispseg":
+                first = rest.partition(".")[0]
+                is_module = (ROOT / first).is_dir() or (ROOT / f"{first}.py").exists()
+                yield first if first and is_module else "__init__"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    assert set(imported(path)) - {home(path)} <= MAY_IMPORT[home(path)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_stay_small_and_documented(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), f"{path} says nothing about itself"
+    assert text.count("\n") <= LARGEST_FILE
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < LARGEST_FUNCTION, node.name
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import crispseg",
+        "import crispseg.types, crispseg.io",
+        "import crispseg.tiling.grid, crispseg.tiling.sliding",
+        "from crispseg.cli.main import run; run(['--help'])",
+        "from crispseg.cli.main import run; run(['models'])",
+    ],
+)
+def test_starts_without_torch(code: str) -> None:
+    check = "\nimport sys; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names() -> None:
+    assert crispseg.__all__ == [
+        "Box",
+        "CascadeRefiner",
+        "CrispsegError",
+        "InputError",
+        "Size",
+        "__version__",
+        "load_refiner",
+        "refine",
+        "refine_file",
+    ]
+    for name in crispseg.__all__:
+        assert getattr(crispseg, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'refin'"):
+        crispseg.refin  # noqa: B018
+
+
+def test_no_machine_is_named() -> None:
+    repository = ROOT.parents[1]
+    if not (repository / "pyproject.toml").exists():
+        pytest.skip("not a checkout")
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=repository, capture_output=True, text=True, check=False
+    ).stdout.split()
+    wanted = {".py", ".md", ".toml", ".txt", ".yml", ""}
+    for name in tracked:
+        path = repository / name
+        if path.suffix in wanted and path.is_file() and path != Path(__file__):
+            text = path.read_text(encoding="utf-8")
+            assert "/root/" not in text, name
+            assert "file:///" not in text, name

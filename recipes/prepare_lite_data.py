@@ -84,13 +84,12 @@ def main() -> None:
     parser.add_argument("--davis", type=Path, required=True, help="folder of images/ and masks/")
     parser.add_argument("--out", type=Path, required=True, help="where the cache is written")
     options = parser.parse_args()
-    writer = CacheWriter(options.out)
     counts: Counter[str] = Counter()
-    counts.update(add_cutouts(writer, options.stamps))
-    for folder in options.backgrounds:
-        counts.update(add_backgrounds(writer, folder))
-    counts.update(add_pairs(writer, options.davis))
-    writer.finish()
+    with CacheWriter(options.out) as writer:
+        counts.update(add_cutouts(writer, options.stamps))
+        for folder in options.backgrounds:
+            counts.update(add_backgrounds(writer, folder))
+        counts.update(add_pairs(writer, options.davis))
     for what, number in sorted(counts.items()):
         print(f"{number:5d} {what}")
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,31 +46,47 @@ class Item:
 
 
 class CacheWriter:
-    """Writes pictures one after another; ``finish`` makes the cache valid."""
+    """Writes pictures one after another: ``with CacheWriter(folder) as writer: writer.add(...)``.
+
+    The cache becomes valid when the block ends, and not at all if it ends by an exception.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        (folder / "index.json").unlink(missing_ok=True)
-        self._raw = (folder / "pixels.raw").open("wb")
         self._items: list[Item] = []
         self._offset = 0
+
+    def __enter__(self) -> Self:
+        (self._folder / "index.json").unlink(missing_ok=True)  # pixels without an index: no cache
+        self._raw = (self._folder / "pixels.part").open("wb")
+        return self
 
     def add(
         self, kind: Kind, name: str, pixels: NDArray[np.uint8], *, group: str, split: str
     ) -> None:
-        """Append one (H, W, C) uint8 picture; C is 4, or 3 for a background."""
-        height, width, channels = pixels.shape
-        if channels != CHANNELS[kind] or pixels.dtype != np.uint8:
-            raise InputError(f"{name}: a {kind} has {CHANNELS[kind]} uint8 channels")
+        """Append one (H, W, C) uint8 picture; C is 4, or 3 for a background.
+
+        Raises:
+            InputError: wrong number of channels or dtype.
+        """
+        if pixels.ndim != 3 or pixels.shape[2] != CHANNELS[kind] or pixels.dtype != np.uint8:
+            raise InputError(
+                f"{name}: a {kind} must be (H, W, {CHANNELS[kind]}) uint8, "
+                f"not {pixels.shape} {pixels.dtype}"
+            )
+        height, width = pixels.shape[:2]
         self._raw.write(np.ascontiguousarray(pixels).data)
         self._items.append(Item(kind, name, group, split, self._offset, height, width))
         self._offset += pixels.size
 
-    def finish(self) -> None:
-        """Write the index; the cache can be read from now on."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._raw.close()
-        (self._folder / "pixels.raw").replace(self._folder / "pixels.bin")
+        raw = self._folder / "pixels.part"
+        if kind is not None:
+            raw.unlink()
+            return
+        raw.replace(self._folder / "pixels.bin")
         index = {"version": VERSION, "items": [asdict(item) for item in self._items]}
         temporary = self._folder / "index.json.part"
         temporary.write_text(json.dumps(index, indent=1))

@@ -76,6 +76,19 @@ def compose(
     canvas = _background_crop(background_rgb, rng, size).astype(np.float32)
     if rng.random() < 0.15:  # the scene behind lies out of focus
         canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.7, 3.0))
+    canvas, alpha = _stack(cutout_rgba, distractors, canvas, rng)
+    if rng.random() < 0.3:  # focus and motion soften everything alike, the truth included
+        sigma = rng.uniform(0.3, 1.3)
+        canvas = cv2.GaussianBlur(canvas, (0, 0), sigma)
+        alpha = cv2.GaussianBlur(alpha, (0, 0), sigma)
+    return expose(canvas, rng), np.clip(alpha, 0, 1, dtype=np.float32)
+
+
+def _stack(
+    cutout: Bytes, distractors: Sequence[Bytes], canvas: Floats, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Put the objects on the canvas, back to front; returns it and the target's visible alpha."""
+    size = canvas.shape[0]
     in_front: list[_Layer] = []
     for other in distractors:
         layer = _place(other, canvas, rng, size, around_boundary=False)
@@ -83,17 +96,13 @@ def compose(
             in_front.append(layer)
         else:
             canvas = _blend(canvas, layer)
-    target = _place(cutout_rgba, canvas, rng, size, around_boundary=rng.random() < 0.4)
+    target = _place(cutout, canvas, rng, size, around_boundary=rng.random() < 0.4)
     if rng.random() < 0.3:
         canvas = _cast_shadow(canvas, target.alpha, rng)
     canvas, alpha = _blend(canvas, target), target.alpha
     for layer in in_front:
         canvas, alpha = _blend(canvas, layer), alpha * (1 - layer.alpha)
-    if rng.random() < 0.3:  # focus and motion soften everything alike, the truth included
-        sigma = rng.uniform(0.3, 1.3)
-        canvas = cv2.GaussianBlur(canvas, (0, 0), sigma)
-        alpha = cv2.GaussianBlur(alpha, (0, 0), sigma)
-    return expose(canvas, rng), np.clip(alpha, 0, 1, dtype=np.float32)
+    return canvas, alpha
 
 
 def expose(image: NDArray[np.uint8] | Floats, rng: np.random.Generator) -> Bytes:
@@ -206,11 +215,12 @@ def _fit_colour(colour: Floats, alpha: Floats, canvas: Floats, rng: np.random.Ge
     gain = np.clip(brightness * cast * jitter, 0.45, 1.9).astype(np.float32)
     contrast = np.float32(rng.uniform(0.75, 1.15))
     centre = (mean * gain).astype(np.float32)
-    return np.clip((colour * gain - centre) * contrast + centre, 0, 255, dtype=np.float32)
+    shaded = (colour * gain - centre) * contrast + centre
+    return np.asarray(np.clip(shaded, 0, 255), np.float32)
 
 
 def _blend(canvas: Floats, layer: _Layer) -> Floats:
-    blended: Floats = np.asarray(canvas + layer.alpha[..., None] * (layer.colour - canvas))
+    blended: Floats = canvas + layer.alpha[..., None] * (layer.colour - canvas)
     return blended
 
 

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError, URLError
@@ -156,13 +156,14 @@ def _transfer(url: str, file: IO[bytes], on_bytes: OnBytes | None, timeout_s: fl
 
 
 def _receive(
-    response: IO[bytes], file: IO[bytes], on_bytes: OnBytes | None, timeout_s: float
+    response: HTTPResponse, file: IO[bytes], on_bytes: OnBytes | None, timeout_s: float
 ) -> None:
-    length = response.headers.get("Content-Length")  # type: ignore[attr-defined]
+    length = response.headers.get("Content-Length")
     total = file.tell() + int(length) if length and length.isdigit() else None
     while True:
         try:
-            chunk = response.read(CHUNK_BYTES)
+            # read1 hands over what has come, so that nothing is lost when the server stalls.
+            chunk = response.read1(CHUNK_BYTES)
         except TimeoutError:
             raise _Broken(f"no data for {timeout_s:g} s") from None
         except (HTTPException, ConnectionError) as error:

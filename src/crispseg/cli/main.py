@@ -64,13 +64,13 @@ def run(arguments: list[str]) -> int:
     try:
         command = typer.main.get_command(app)
         code = command.main(arguments or ["--help"], prog_name="crispseg", standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # what Typer makes of Ctrl-C
+            return _fail("interrupted; nothing half-written is left", code)
         return int(code or 0)
     except TyperException as error:
         return _fail(error.format_message(), EXIT_INPUT)
     except CrispsegError as error:
         return _fail(str(error), EXIT_INPUT)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; nothing half-written is left", EXIT_INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone; what Python would still flush goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

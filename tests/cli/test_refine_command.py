@@ -1,0 +1,215 @@
+"""`crispseg refine` through its real door: exit codes, one-line errors, files written or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crispseg.cli import main as cli
+from crispseg.models.build import build
+from crispseg.models.weights import save_weights
+
+SIZE = (90, 120)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that need no training for what is tested here."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "random.safetensors"
+    module = build("cascadepsp-lite")
+    save_weights(path, module, architecture="cascadepsp-lite", mean=(0.5,) * 3, std=(0.5,) * 3)
+    return path
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with photo.jpg and mask.png, and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save("photo.jpg")
+    mask = np.zeros(SIZE, np.uint8)
+    mask[20:70, 30:80] = 255
+    Image.fromarray(mask).save("mask.png")
+    return tmp_path
+
+
+def refine(model: Path, *arguments: str) -> int:
+    return cli.run(["refine", "--model", str(model), "--tile-size", "128", *arguments])
+
+
+def shown(path: str) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_result_is_grey_of_the_size_of_the_image(work, model, capsys) -> None:
+    assert refine(model, "photo.jpg", "mask.png", "-o", "out.png", "--preview", "look.png") == 0
+    assert shown("out.png").shape == SIZE
+    assert shown("look.png").shape[2] == 3
+    assert "pixels changed" in capsys.readouterr().out
+    assert sorted(os.listdir()) == ["look.png", "mask.png", "out.png", "photo.jpg"]
+
+
+def test_binary_writes_two_values(work, model) -> None:
+    assert refine(model, "photo.jpg", "mask.png", "-o", "out.png", "--binary") == 0
+    assert set(np.unique(shown("out.png"))) <= {0, 255}
+
+
+def test_quiet_prints_nothing_and_json_prints_json(work, model, capsys) -> None:
+    assert refine(model, "photo.jpg", "mask.png", "-o", "out.png", "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    assert refine(model, "photo.jpg", "mask.png", "-o", "out.png", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["output"] == "out.png"
+    assert report["tiles_run"] == report["tiles_planned"] == 1
+    assert 0 <= report["changed_fraction"] <= 1
+
+
+@pytest.mark.parametrize("options", [["--fast"], ["--mode", "published"], ["--roi", "0,0,50,50"]])
+def test_options_reach_the_refiner(options, work, model) -> None:
+    assert refine(model, "photo.jpg", "mask.png", "-o", "plain.png") == 0
+    assert refine(model, "photo.jpg", "mask.png", "-o", "other.png", *options) == 0
+    assert Path("plain.png").read_bytes() != Path("other.png").read_bytes()
+
+
+def test_empty_and_full_masks_stay_as_they_are(work, model) -> None:
+    for value in (0, 255):
+        Image.fromarray(np.full(SIZE, value, np.uint8)).save("flat.png")
+        assert refine(model, "photo.jpg", "flat.png", "-o", "out.png") == 0
+        assert (shown("out.png") == value).all()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises pixels it does not have."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        (struct.pack(">I", len(header) - 4), header, struct.pack(">I", zlib.crc32(header)))
+    )
+
+
+def break_mask_size() -> None:
+    Image.fromarray(np.zeros((50, 50), np.uint8)).save("mask.png")
+
+
+def break_nan() -> None:
+    np.save("mask.npy", np.full(SIZE, np.nan, np.float32))
+
+
+CASES = {
+    "mask of another size": (break_mask_size, [], "mask.png is 50x50 but photo.jpg is 120x90"),
+    "empty file": (lambda: Path("photo.jpg").write_bytes(b""), [], "photo.jpg"),
+    "truncated JPEG": (
+        lambda: Path("photo.jpg").write_bytes(Path("photo.jpg").read_bytes()[:3000]),
+        [],
+        "photo.jpg",
+    ),
+    "text named .png": (lambda: Path("mask.png").write_text("hello there\n"), [], "mask.png"),
+    "folder as mask": (
+        lambda: (Path("mask.png").unlink(), Path("mask.png").mkdir()),
+        [],
+        "mask.png",
+    ),
+    "missing image": (lambda: Path("photo.jpg").unlink(), [], "photo.jpg"),
+    "40,000 x 40,000 without data": (
+        lambda: Path("photo.jpg").write_bytes(png_header(40_000, 40_000)),
+        [],
+        "photo.jpg",
+    ),
+    "NaN in a float mask": (break_nan, ["MASK=mask.npy"], "NaN"),
+    "unknown suffix": (lambda: None, ["-o", "out.xyz"], "xyz"),
+    "missing folder": (lambda: None, ["-o", "nowhere/out.png"], "nowhere"),
+    "output over input": (lambda: None, ["-o", "mask.png"], "is an input"),
+    "preview over output": (lambda: None, ["--preview", "out.png"], "same file"),
+    "unknown model": (lambda: None, ["--model", "cascadepsp"], "did you mean"),
+    "unknown device": (lambda: None, ["--device", "tpu"], "unknown device"),
+    "no such GPU": (lambda: None, ["--device", "cuda:99"], "cuda:99"),
+    "tiny tiles": (lambda: None, ["--tile-size", "8"], "128 or more"),
+    "bad ROI": (lambda: None, ["--roi", "1,2,3"], "four integers"),
+    "ROI outside": (lambda: None, ["--roi", "0,0,999,5"], "reaches out"),
+    "too many pixels": (lambda: None, ["--max-megapixels", "0.001"], "--max-megapixels"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_line_and_writes_nothing(case, work, model, capfd) -> None:
+    prepare, options, expected = CASES[case]
+    prepare()
+    before = {p.name: p.read_bytes() for p in work.iterdir() if p.is_file()}
+    mask = next((o.split("=")[1] for o in options if o.startswith("MASK=")), "mask.png")
+    options = [o for o in options if not o.startswith("MASK=")]
+    assert refine(model, "photo.jpg", mask, "-o", "out.png", *options) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert expected in err
+    assert "Traceback" not in err
+    assert {p.name: p.read_bytes() for p in work.iterdir() if p.is_file()} == before
+
+
+def test_a_turned_photo_fits_the_mask_as_it_is_seen(work, model, capfd) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(shown("photo.jpg")).save("turned.jpg", exif=exif)
+    assert refine(model, "turned.jpg", "mask.png", "-o", "out.png") == 2
+    assert "EXIF orientation" in capfd.readouterr().err
+    Image.fromarray(np.rot90(shown("mask.png"), 3)).save("seen.png")
+    assert refine(model, "turned.jpg", "seen.png", "-o", "out.png") == 0
+    assert shown("out.png").shape == (SIZE[1], SIZE[0])
+
+
+def test_an_interrupted_run_leaves_no_output(work, model, monkeypatch, capfd) -> None:
+    def interrupt(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crispseg.refiners.cascade.CascadeRefiner.run", interrupt)
+    assert refine(model, "photo.jpg", "mask.png", "-o", "out.png") == 130
+    assert capfd.readouterr().err.count("\n") == 1
+    assert sorted(os.listdir()) == ["mask.png", "photo.jpg"]
+
+
+def test_an_error_of_ours_is_one_line_too(work, model, monkeypatch, capfd) -> None:
+    def break_down(*_args: object, **_options: object) -> None:
+        raise RuntimeError("something\nodd")
+
+    monkeypatch.setattr("crispseg.refiners.cascade.CascadeRefiner.run", break_down)
+    assert refine(model, "photo.jpg", "mask.png", "-o", "out.png") == 1
+    error = capfd.readouterr().err
+    assert "something odd" in error
+    assert "bug in crispseg" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], 0),
+        (["--help"], 0),
+        (["--version"], 0),
+        (["refine", "--help"], 0),
+        (["refine"], 2),
+        (["refine", "a", "b", "-o", "c", "--mode", "fancy"], 2),
+        (["nothing"], 2),
+    ],
+)
+def test_usage(arguments, code, capfd) -> None:
+    assert cli.run(arguments) == code
+    err = capfd.readouterr().err
+    assert err.count("\n") == (1 if code else 0)
+
+
+def test_the_installed_command_runs() -> None:
+    command = Path(sys.executable).parent / "crispseg"
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("crispseg ")

@@ -201,13 +201,13 @@ def save_weights(
         std: what is then divided by.
         metadata: more to say, text only.
     """
-    from safetensors.torch import save_file  # noqa: PLC0415
+    from safetensors.torch import save  # noqa: PLC0415
 
     text = dict(metadata or {})
     text |= {"architecture": architecture, "mean": json.dumps(mean), "std": json.dumps(std)}
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=text)
+        temporary.write_bytes(save(tensors, metadata=text))
 
 
 # Parameter names of the released code -> ours.

@@ -90,7 +90,7 @@ class Run:
         logits = self._forward(sample)
         loss, parts = cascade_loss(logits, sample.truth)
         if not bool(loss.isfinite()):
-            raise CrispsegError(f"the loss is {float(loss)} at step {self.step}; lower the rate")
+            raise CrispsegError(f"the loss is {loss.item()} at step {self.step}; lower the rate")
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.module.parameters(), self.config.gradient_clip)

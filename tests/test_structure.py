@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "data": {"types", "io"},
     "train": {"types", "io", "models", "data"},
     "preview": {"types"},
+    "metrics": {"types"},
     "pipeline": {"types", "io", "models", "refiners"},
     "__init__": {"types", "pipeline", "refiners"},
     "cli": {"__init__", "types", "io", "models", "refiners", "train", "preview", "pipeline"},

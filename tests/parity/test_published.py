@@ -14,7 +14,8 @@ from torch import nn
 
 from crispseg.models.build import build
 from crispseg.models.cascadepsp import RefinementModule
-from crispseg.models.weights import LoadedModel
+from crispseg.models.weights import PUBLISHED_NAMES, LoadedModel
+from crispseg.pipeline import load_refiner
 from crispseg.refiners.cascade import CascadeRefiner
 
 eval_helper = pytest.importorskip("segmentation_refinement.eval_helper")
@@ -106,3 +107,29 @@ def test_same_result_as_the_package(width, height, tile_size, fast) -> None:
     np.testing.assert_allclose(ours, expected, atol=1e-4)
     theirs_uint8, ours_uint8 = (expected * 255).astype(np.uint8), np.rint(ours * 255)
     assert np.abs(theirs_uint8.astype(int) - ours_uint8).max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("width", "height", "tile_size"), [(640, 480, 512), (1000, 1002, 512)])
+def test_same_bytes_as_the_package_with_the_full_network(
+    width, height, tile_size, tmp_path
+) -> None:
+    """End to end: the package's own class and ours read one file of published layout."""
+    package = pytest.importorskip("segmentation_refinement")
+    ours = lively_network("cascadepsp-resnet50", steps=12)
+    names = {new: old for old, new in PUBLISHED_NAMES.items()}
+    published = {}
+    for key, value in ours.state_dict().items():
+        new = next((n for n in sorted(names, key=len, reverse=True) if key.startswith(n)), "")
+        published["module." + names.get(new, "") + key.removeprefix(new)] = value
+    torch.save(published, tmp_path / "model")
+    theirs = package.Refiner(
+        device="cpu", model_folder=str(tmp_path), download_and_check_model=False
+    )
+    refiner = load_refiner(tmp_path / "model", mode="published", tile_size=tile_size, device="cpu")
+    image, mask = scene(width, height)
+    expected = theirs.refine(image, mask.astype(np.uint8) * 255, L=tile_size)
+    result = np.rint(refiner.refine(image, mask) * 255)
+    assert 0.02 < (expected > 127).mean() < 0.98
+    assert np.abs(expected.astype(int) - result).max() <= 1

@@ -6,8 +6,24 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from crispseg.layers.blocks import resize
+
+
+class AdaptiveAverage(nn.Module):
+    """Mean over a grid of ``bins`` x ``bins`` cells that may overlap by a pixel."""
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.bins = bins
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, bins, bins)."""
+        if x.device.type == "mps":
+            # MPS pools only sizes that divide; the result is tiny, the way there and back cheap.
+            return F.adaptive_avg_pool2d(x.cpu(), self.bins).to(x.device)
+        return F.adaptive_avg_pool2d(x, self.bins)
 
 
 class PyramidPooling(nn.Module):
@@ -28,7 +44,7 @@ class PyramidPooling(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList(
             nn.Sequential(
-                nn.AdaptiveAvgPool2d(bins),
+                AdaptiveAverage(bins),
                 nn.Conv2d(in_channels, branch_channels, 1, bias=False),
             )
             for bins in bin_sizes

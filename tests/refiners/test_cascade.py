@@ -96,7 +96,7 @@ def cracks() -> Array:
     return mask
 
 
-# The scenes in which the published rule skips edges (spec A1.6).
+# The scenes in which the published rule skips edges.
 SCENES = {
     "disc of radius 150": lambda: disc(*CANVAS, 150, 1500, 2000),
     "pole of 40 px": lambda: pole(40),

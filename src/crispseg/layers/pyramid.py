@@ -30,7 +30,7 @@ class PyramidPooling(nn.Module):
     """Pyramid pooling: pool to each bin size, 1x1 convolution, upsample, concatenate.
 
     Source: PSPNet section 3.2; the form without normalisation and without channel reduction is
-    CascadePSP's (released code; ``spec`` in docs/architecture.md).
+    that of CascadePSP's released code.
 
     Args:
         in_channels: channels of the feature map.

@@ -24,7 +24,7 @@ def boundary_radii(height: int, width: int) -> list[int]:
 
 
 def mean_boundary_accuracy(mask: Mask, truth: Mask) -> float:
-    """MBA as CascadePSP's released code computes it (spec A1.8): share of right pixels near edges.
+    """Share of right pixels near edges: mBA as CascadePSP's released code computes it.
 
     For each of five radii r, the pixels within the morphological gradient of the truth with an
     elliptic element of 2 r + 1; the mean of the five shares. The paper's text gives radii from 3.

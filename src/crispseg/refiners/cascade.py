@@ -150,7 +150,7 @@ class CascadeRefiner:
     def _refine_roi(
         self, image: Image, mask: Mask, roi: Box, progress: Progress | None
     ) -> Refinement:
-        # A quarter more context than the ROI (spec A1.7), so that its border is not a dead end.
+        # A quarter more context than the ROI (the released scene code's margin), so that its border is not a dead end.
         context = roi.grow(max(MARGIN_PX, max(roi.size) // 8)).clip(Size(*mask.shape))
         part = self._refine_whole(image[context.slices], mask[context.slices], progress)
         result = mask.copy()
@@ -279,7 +279,7 @@ class LocalInputs:
         return np.stack([final, bilinear_window(self._coarse.stride4, self._size, box)])
 
     def for_network(self, box: Box) -> list[Array]:
-        """The local step's two masks in [-1, 1]: S1 binarised, S4 soft (spec A1.3)."""
+        """The local step's two masks in [-1, 1]: S1 binarised, S4 soft (released code)."""
         final, stride4 = self.coarse_values(box)
         return [np.where(final > 0.5, 1, -1).astype(np.float32), stride4 * 2 - 1]
 

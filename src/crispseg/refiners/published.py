@@ -1,4 +1,4 @@
-"""The released CascadePSP package's procedure, to the digit (spec A1.6, [C]).
+"""The released CascadePSP package's procedure, to the digit.
 
 Kept apart because it is there to compare with, faults included: it holds several float copies of
 the whole image, and leaves out every tile that is less than 10 % or more than 90 % object.

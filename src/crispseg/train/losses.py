@@ -1,4 +1,4 @@
-"""CascadePSP's training loss, as the released code has it (spec A1.4)."""
+"""CascadePSP's training loss, as the released code has it."""
 
 from __future__ import annotations
 

@@ -150,7 +150,8 @@ class CascadeRefiner:
     def _refine_roi(
         self, image: Image, mask: Mask, roi: Box, progress: Progress | None
     ) -> Refinement:
-        # A quarter more context than the ROI (the released scene code's margin), so that its border is not a dead end.
+        # A quarter more context than the ROI, as in the released scene code, so that its border
+        # is not a dead end.
         context = roi.grow(max(MARGIN_PX, max(roi.size) // 8)).clip(Size(*mask.shape))
         part = self._refine_whole(image[context.slices], mask[context.slices], progress)
         result = mask.copy()

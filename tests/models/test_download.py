@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 
@@ -36,11 +39,20 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = CONTENT if behaviour != "corrupts" else CONTENT[::-1]
         start = self._start() if behaviour not in ("noranges", "nolength") else 0
+        if behaviour == "redirects":
+            self.send_response(302)
+            self.send_header("Location", "ftp://127.0.0.1:9/x")
+            self.end_headers()
+            return
         self.send_response(206 if start else 200)
+        if start:
+            # "elsewhere" sends the right bytes but says that they are others.
+            first = start if behaviour != "elsewhere" else 7
+            self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
         if behaviour != "nolength":
             self.send_header("Content-Length", str(len(body) - start))
         self.end_headers()
-        breaks = behaviour in ("truncates", "stalls", "noranges") and misbehaves
+        breaks = behaviour in ("truncates", "stalls", "noranges", "elsewhere") and misbehaves
         part = body[start : start + 300_000] if breaks else body[start:]
         self.wfile.write(part)
         self.wfile.flush()
@@ -82,6 +94,7 @@ def _spec(monkeypatch: pytest.MonkeyPatch) -> None:
         md5=hashlib.md5(CONTENT).hexdigest(),
     )
     monkeypatch.setitem(weights.KNOWN, NAME, spec)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 def fetch(server: ThreadingHTTPServer, path: str, folder: Path, **options) -> Path:
@@ -113,6 +126,11 @@ def test_broken_transfers_are_continued_where_they_stopped(server, behaviour, tm
 
 def test_a_server_without_ranges_begins_again(server, tmp_path) -> None:
     assert fetch(server, "noranges/1", tmp_path).read_bytes() == CONTENT
+
+
+def test_a_server_that_continues_at_another_place_begins_again(server, tmp_path) -> None:
+    assert fetch(server, "elsewhere/1", tmp_path).read_bytes() == CONTENT
+    assert [asked for _, asked in server.calls] == [None, "bytes=300000-", None]
 
 
 def test_a_server_that_does_not_say_the_length(server, tmp_path) -> None:
@@ -160,6 +178,57 @@ def test_offline_says_so_and_what_to_do(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+class Torn:
+    """A response whose body breaks with an error that TLS or the network raises."""
+
+    def __init__(self, response: object, error: OSError) -> None:
+        self.response, self.error = response, error
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.response, name)
+
+    def read1(self, _size: int) -> bytes:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [ssl.SSLError(1, "bad record"), OSError(errno.ENETUNREACH, "unreachable")]
+)
+def test_a_torn_connection_is_not_taken_for_a_full_disk(error, server, tmp_path, monkeypatch):
+    receive, torn = module._receive, [1]
+
+    def receive_torn(response, *arguments) -> None:
+        receive(Torn(response, error) if torn and torn.pop() else response, *arguments)
+
+    monkeypatch.setattr(module, "_receive", receive_torn)
+    assert fetch(server, "good", tmp_path).read_bytes() == CONTENT
+    assert len(server.calls) == 2
+
+
+def test_a_full_disk_says_so_and_leaves_nothing(server, tmp_path) -> None:
+    def fill(_done: int, _total: int | None) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DownloadError, match=r"cannot write .*No space left"):
+        fetch(server, "good", tmp_path, on_bytes=fill)
+    assert len(server.calls) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_goes_away_is_tried_again(server, tmp_path, monkeypatch) -> None:
+    fetch_all, seen = module.build_opener, []
+
+    def opener(*handlers):
+        seen.append(1)
+        if len(seen) == 2:  # the transfer has begun by then
+            raise URLError(socket.gaierror(-3, "Temporary failure in name resolution"))
+        return fetch_all(*handlers)
+
+    monkeypatch.setattr(module, "build_opener", opener)
+    assert fetch(server, "truncates/1", tmp_path).read_bytes() == CONTENT
+    assert len(seen) == 3
+
+
 def test_ctrl_c_leaves_nothing(server, tmp_path) -> None:
     def interrupt(_done: int, _total: int | None) -> None:
         raise KeyboardInterrupt
@@ -170,14 +239,24 @@ def test_ctrl_c_leaves_nothing(server, tmp_path) -> None:
 
 
 def test_what_cannot_be_fetched(tmp_path) -> None:
-    with pytest.raises(InputError, match="only http"):
-        download(NAME, url=f"file://{tmp_path}/x", folder=tmp_path)
+    for url in (f"file://{tmp_path}/x", "http://", "http://[x", "http://a:b/", "http://a b/", "ü"):
+        with pytest.raises(InputError, match="only http"):
+            download(NAME, url=url, folder=tmp_path)
+    for timeout_s in (0, -1, float("nan"), 1e30):
+        with pytest.raises(InputError, match="timeout"):
+            download(NAME, folder=tmp_path, timeout_s=timeout_s)
     with pytest.raises(InputError, match="did you mean tested"):
         download("testing")
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(InputError, match="cannot write to"):
         download(NAME, url="http://127.0.0.1:9/x", folder=blocked)
+
+
+def test_redirects_lead_to_web_addresses_only(server, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"only http.*ftp:"):
+        fetch(server, "redirects", tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_downloads_at_a_time_do_not_meet(server, tmp_path) -> None:

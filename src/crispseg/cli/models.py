@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from crispseg.models.weights import KNOWN, local_file
+from crispseg.models.weights import KNOWN, known, local_file
 
 app = typer.Typer(
     help="List the models that are known, or download one.",
@@ -72,6 +72,7 @@ def download_model(
 
     from crispseg.models.download import download  # noqa: PLC0415
 
+    known(name)  # before a bar with that name is drawn
     bar = Progress(
         TextColumn(name),
         BarColumn(),

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import pickle
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -106,13 +109,20 @@ class LoadedModel:
 
 
 def cache_folder() -> Path:
-    """Where downloaded weights are kept: $CRISPSEG_HOME, or the system's cache folder."""
-    if home := os.environ.get("CRISPSEG_HOME"):
-        return Path(home).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "crispseg"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "crispseg"
+    """Where downloaded weights are kept: $CRISPSEG_HOME, or the system's cache folder.
+
+    Raises:
+        InputError: the user has no home folder, as in some containers.
+    """
+    try:
+        if home := os.environ.get("CRISPSEG_HOME"):
+            return Path(home).expanduser()
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "crispseg"
+        base = os.environ.get("XDG_CACHE_HOME")
+        return (Path(base) if base else Path.home() / ".cache") / "crispseg"
+    except RuntimeError:
+        raise InputError("there is no home folder; set CRISPSEG_HOME to a folder") from None
 
 
 def known(name: str) -> WeightSpec:
@@ -125,7 +135,7 @@ def known(name: str) -> WeightSpec:
         return KNOWN[name]
     near = get_close_matches(name, KNOWN, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(KNOWN)}"
-    raise InputError(f"no model or weights file is called {name!r}; {hint}")
+    raise InputError(f"no model or weights file is called {name[:200]!r}; {hint}")
 
 
 def local_file(spec: WeightSpec) -> Path | None:
@@ -138,11 +148,12 @@ def local_file(spec: WeightSpec) -> Path | None:
         path = BUNDLED_FOLDER / spec.filename
         return path if path.is_file() else None
     cached = cache_folder() / spec.filename
-    if cached.is_file():
+    if os.path.isfile(cached):
         return cached
-    theirs = Path.home() / ".segmentation-refinement" / "model"
-    if spec.name == "cascadepsp-resnet50" and theirs.is_file() and file_md5(theirs) == spec.md5:
-        return theirs
+    with suppress(OSError, RuntimeError):  # not readable, no home: as good as not there
+        theirs = Path.home() / ".segmentation-refinement" / "model"
+        if spec.name == "cascadepsp-resnet50" and theirs.is_file() and file_md5(theirs) == spec.md5:
+            return theirs
     return None
 
 
@@ -157,29 +168,36 @@ def load_model(name_or_file: str | Path) -> LoadedModel:
 
     Files: safetensors written by ``save_weights``; a PyTorch state dict, plain, under "state_dict"
     or "model", with or without the "module." prefix of DataParallel; the published CascadePSP
-    file. Loading is strict, and runs no code that a file might carry.
+    file. A file that does not say its network is recognised by the names of its tensors and gets
+    the preprocessing of the known model of that network. Loading is strict, and runs no code that
+    a file might carry.
 
     Raises:
         InputError: unknown name, model not downloaded yet, or a file that does not fit.
     """
-    if isinstance(name_or_file, str) and name_or_file in KNOWN:
-        spec = KNOWN[name_or_file]
-        path = local_file(spec)
-        if path is None:
-            raise InputError(
-                f"{spec.name} is not on this machine; get it with "
-                f"`crispseg models download {spec.name}`"
-            )
-        return _from_state(_read_state(path)[0], spec.architecture, spec.mean, spec.std, path)
-    path = Path(name_or_file)
-    if not path.exists():
+    spec = KNOWN.get(name_or_file) if isinstance(name_or_file, str) else None
+    path = Path(name_or_file) if spec is None else _here(spec)
+    if not os.path.exists(path):
         known(str(name_or_file))
     state, metadata = _read_state(path)
-    if "architecture" in metadata:
-        mean, std = (_triple(metadata, key, path) for key in ("mean", "std"))
-        return _from_state(state, metadata["architecture"], mean, std, path, metadata)
-    spec = KNOWN["cascadepsp-resnet50"]
-    return _from_state(state, spec.architecture, spec.mean, spec.std, path)
+    if spec is None and "architecture" not in metadata:
+        spec = _nearest(state, path)
+    # What the file says of itself goes before what is known of it.
+    about = metadata
+    if spec:
+        texts = spec.architecture, json.dumps(spec.mean), json.dumps(spec.std)
+        about = dict(zip(("architecture", "mean", "std"), texts, strict=True)) | metadata
+    mean, std = (_triple(about, key, path) for key in ("mean", "std"))
+    module = _fill(about["architecture"], state, path)
+    return LoadedModel(module, mean, std, about["architecture"], str(path), metadata)
+
+
+def _here(spec: WeightSpec) -> Path:
+    path = local_file(spec)
+    if path is None:
+        fix = f"get it with `crispseg models download {spec.name}`" if spec.url else "reinstall it"
+        raise InputError(f"{spec.name} is not on this machine; {fix}")
+    return path
 
 
 def save_weights(
@@ -200,6 +218,9 @@ def save_weights(
         mean: subtracted from RGB in [0, 1].
         std: what is then divided by.
         metadata: more to say, text only.
+
+    Raises:
+        InputError: ``path`` cannot be written, or the disk is full.
     """
     from safetensors.torch import save  # noqa: PLC0415
 
@@ -207,7 +228,10 @@ def save_weights(
     text |= {"architecture": architecture, "mean": json.dumps(mean), "std": json.dumps(std)}
     tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata=text))
+        try:
+            temporary.write_bytes(save(tensors, metadata=text))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 # Parameter names of the released code -> ours.
@@ -233,25 +257,32 @@ def from_published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _triple(metadata: Mapping[str, str], key: str, path: Path) -> Triple:
     try:
-        first, second, third = (float(value) for value in json.loads(metadata[key]))
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{path}: its metadata has no usable {key!r}") from None
+        first, second, third = (float(v) for v in json.loads(metadata[key]) if type(v) is not str)
+        usable = all(math.isfinite(v) and (v > 0 or key != "std") for v in (first, second, third))
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        usable = False
+    if not usable:
+        raise InputError(f"{path}: its metadata has no usable {key!r}")
     return first, second, third
 
 
 def _read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, not a weights file")
+    if os.path.exists(path) and not path.is_file():
+        what = "a folder" if path.is_dir() else "a device or pipe"
+        raise InputError(f"{path} is {what}, not a weights file")
     try:
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(32)
     except OSError as error:
         raise InputError(f"cannot read weights file {path}: {error.strerror}") from None
     if len(head) < 16:
         raise InputError(f"{path} is not a weights file: it has {len(head)} bytes")
+    text = head.decode("latin-1")
+    if text.isascii() and "".join(text.split()).isprintable():
+        raise InputError(f"{path} is text or a web page, not a weights file: it begins {text!r}")
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return _read_safetensors(path)
-    return _unwrap(_read_pickle(path), path), {}
+    return _unwrap(_read_pickle(path, zipped=head.startswith(b"PK")), path), {}
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -262,27 +293,32 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = dict(file.metadata() or {})
             return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
     except SafetensorError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not a usable safetensors file: {reason}") from None
+        raise InputError(f"{path} is not a usable safetensors file: {_line(error)}") from None
 
 
-def _read_pickle(path: Path) -> Any:
-    import pickle  # noqa: PLC0415
-    from zipfile import BadZipFile  # noqa: PLC0415
-
+def _read_pickle(path: Path, *, zipped: bool) -> Any:
     import torch  # noqa: PLC0415
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual pickles; what matters is the outcome
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Only the zip format, PyTorch's since 1.6, can be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError:
         raise InputError(
-            f"{path} is not a file of weights alone; files that could run code are not loaded"
+            f"{path} is damaged or not a file of weights alone; files that could run code are not "
+            "loaded: save the network's state_dict()"
         ) from None
-    except (RuntimeError, EOFError, BadZipFile, ValueError, KeyError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is damaged or not a weights file: {reason}") from None
+    except Exception as error:  # a damaged pickle fails in any way there is
+        raise InputError(f"{path} is damaged or not a weights file: {_line(error)}") from None
+
+
+def _line(text: object) -> str:
+    return " ".join(str(text).split())[:300]
+
+
+def _few(names: list[str]) -> str:
+    return _line(", ".join(names[:3]))
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
@@ -300,41 +336,65 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def _from_state(
-    state: dict[str, Tensor],
-    architecture: str,
-    mean: Triple,
-    std: Triple,
-    path: Path,
-    metadata: Mapping[str, str] | None = None,
-) -> LoadedModel:
+def _nearest(state: Mapping[str, Tensor], path: Path) -> WeightSpec:
+    """The known model whose network shares most names with this state dict."""
+    import torch  # noqa: PLC0415
+
     from crispseg.models.build import build  # noqa: PLC0415
 
-    module = build(architecture)
-    state = from_published_names(state)
-    _check_fit(module.state_dict(), state, architecture, path)
-    module.load_state_dict(state, strict=False)  # strictness is _check_fit's; it says more
-    return LoadedModel(module.eval(), mean, std, architecture, str(path), metadata or {})
+    names = from_published_names(state).keys()
+    with torch.device("meta"):  # names only: nothing is allocated or initialised
+        shared = {
+            spec.name: len(names & build(spec.architecture).state_dict().keys())
+            for spec in KNOWN.values()
+        }
+    name = max(shared, key=lambda name: shared[name])
+    if not shared[name]:
+        raise InputError(
+            f"{path} does not say which network it is for, and no network of crispseg has its "
+            f"{len(state)} tensors (first: {_few(list(state))})"
+        )
+    return KNOWN[name]
+
+
+def _fill(architecture: str, state: dict[str, Tensor], path: Path) -> nn.Module:
+    """A network with these weights, in eval mode."""
+    from crispseg.models.build import BUILDERS  # noqa: PLC0415
+
+    if architecture not in BUILDERS:
+        raise InputError(f"{path} is for a network crispseg does not have: {_line(architecture)}")
+    module = BUILDERS[architecture]()
+    ours = from_published_names(state)
+    if len(ours) < len(state):
+        raise InputError(f"{path} holds the same tensors under the published names and under ours")
+    _check_fit(module.state_dict(), ours, architecture, path)
+    module.load_state_dict(ours, strict=False)  # strictness is _check_fit's; it says more
+    return module.eval()
 
 
 def _check_fit(
     wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], architecture: str, path: Path
 ) -> None:
     """Every tensor, of the right shape and finite; only BatchNorm's step counter may be missing."""
-    missing = [key for key in wanted if key not in given and "num_batches_tracked" not in key]
-    unexpected = [key for key in given if key not in wanted]
-    if missing or unexpected:
-        problems = [
-            f"{len(keys)} {what} (first: {keys[0]})"
-            for what, keys in (("missing", missing), ("unexpected", unexpected))
-            if keys
-        ]
-        raise InputError(f"{path} does not fit {architecture}: tensors {', '.join(problems)}")
-    for key, value in given.items():
-        if value.shape != wanted[key].shape:
-            raise InputError(
-                f"{path} does not fit {architecture}: {key} has shape {tuple(value.shape)}, "
-                f"not {tuple(wanted[key].shape)}"
-            )
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise InputError(f"{path} is damaged: {key} holds NaN or infinite values")
+    both = [key for key in wanted if key in given]
+    problems = {
+        "missing": [k for k in wanted if k not in given and "num_batches_tracked" not in k],
+        "unexpected": [key for key in given if key not in wanted],
+        "mis-shaped": [
+            f"{key} has shape {tuple(given[key].shape)}, not {tuple(wanted[key].shape)}"
+            for key in both
+            if given[key].shape != wanted[key].shape
+        ],
+        "of another kind": [key for key in both if _kind(given[key]) != _kind(wanted[key])],
+    }
+    found = [f"{len(k)} {what} (first: {_few(k)})" for what, k in problems.items() if k]
+    if found:
+        raise InputError(f"{path} does not fit {architecture}: tensors {', '.join(found)}")
+    # As float32, what they become: a large float64 would turn infinite.
+    if bad := [key for key in both if not bool(given[key].float().isfinite().all())]:
+        raise InputError(f"{path} is damaged: {len(bad)} tensors not finite (first: {_few(bad)})")
+
+
+def _kind(tensor: Tensor) -> tuple[object, ...]:
+    # Sparse tensors and those without data have other layouts and devices.
+    return tensor.is_floating_point(), tensor.is_complex(), tensor.layout, tensor.device

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,15 @@ def test_no_machine_is_named() -> None:
             text = path.read_text(encoding="utf-8")
             assert "/root/" not in text, name
             assert "file:///" not in text, name
+
+
+def test_data_files_are_part_of_the_package() -> None:
+    project = ROOT.parents[1] / "pyproject.toml"
+    if not project.exists():
+        pytest.skip("not a checkout")
+    settings = tomllib.loads(project.read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["crispseg"]
+    for path in ROOT.rglob("*"):
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            name = str(path.relative_to(ROOT))
+            assert any(fnmatch(name, pattern) for pattern in patterns), name

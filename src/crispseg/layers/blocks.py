@@ -1,4 +1,4 @@
-"""Small pieces shared by several networks: resizing with a stated grid, padding and back."""
+"""Small pieces shared by several networks: resizing with a stated grid, and padding."""
 
 from __future__ import annotations
 

@@ -116,6 +116,9 @@ class RefinementModule(nn.Module):
             seg: (N, 1, H, W) in [-1, 1].
             coarse_s8: (N, 1, H, W) in [-1, 1] or None: stands for the first run's result.
             coarse_s4: (N, 1, H, W) in [-1, 1] or None: stands for the second run's result.
+
+        Raises:
+            ValueError: H or W is not a multiple of 8.
         """
         if image.shape[-2] % 8 or image.shape[-1] % 8:
             raise ValueError(f"height and width must be multiples of 8, not {image.shape[-2:]}")

@@ -135,7 +135,7 @@ class EfficientNetLite(nn.Module):
         self.output_stride = 8
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, in_channels, H, W), H and W even -> [stem, stage of 24, of 40, of 80, of 112].
+        """(N, in_channels, H, W) -> [stem, stage of 24, of 40, of 80, of 112]; 8 divides H and W.
 
         ``stem`` is the first convolution's output at stride 2 before normalisation, the others
         are at strides 4, 8, 8, 8.

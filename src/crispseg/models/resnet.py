@@ -85,7 +85,8 @@ class ResNet(nn.Module):
         output_stride: 4, 8, 16 or 32; strides beyond it become dilation.
         first_dilation: dilation of the first block of a dilated stage: "one" (CascadePSP, whose
             trunk keeps it at 1), "previous" (the stage before; torchvision, timm), "stage" (the
-            stage's own; PSPNet's semseg).
+            stage's own; PSPNet's semseg). In a ``BasicBlock`` it holds for both convolutions,
+            where timm's second one has the stage's own.
         multi_grid: factors on the dilation of layer4's blocks (DeepLabv3 section 3.2.1).
         deep_stem: three 3x3 convolutions instead of one 7x7 (PSPNet).
 

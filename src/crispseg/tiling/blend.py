@@ -2,8 +2,8 @@
 
 Sums of floats depend on their order; sums of integers do not. Values are rounded to 2^-24 (the
 spacing of float32 just below 1) and weights to 1/65536, and added as int64. The result is
-bit-identical for any order of tiles, batch size or number of workers, and a constant comes out
-exactly as it went in.
+bit-identical for any order of tiles, batch size or number of workers, and a constant comes out as
+itself, rounded, everywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from crispseg.types import Box, Size
+from crispseg.types import Box, CrispsegError, Size
 
 Values = NDArray[np.float32]
 """(channels, h, w) float32 in [0, 1]."""
@@ -94,9 +94,15 @@ class StripMerger:
             box: where the tile lies.
             values: (channels, h, w) float32 in [0, 1].
             weights: (h, w) integers, 0 or more.
+
+        Raises:
+            CrispsegError: NaN or infinite values, which integers cannot show.
+            ValueError: a row that is already handed on.
         """
         if box.y0 < self._top:
             raise ValueError(f"rows above {self._top} are finished, but a tile starts at {box.y0}")
+        if not np.isfinite(values).all():
+            raise CrispsegError(f"the tile at row {box.y0}, column {box.x0} holds NaN or infinity")
         self._reach(box.y1)
         rows = slice(box.y0 - self._top, box.y1 - self._top)
         columns = slice(box.x0, box.x1)

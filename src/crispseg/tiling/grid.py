@@ -52,14 +52,19 @@ def magnifications(size: Size, first_long_side: int, max_ratio: float) -> list[S
     """Sizes from a first, small one up to the image's own, in equal steps.
 
     CascadePSP section 3.3 describes the local step as recursive for large images; its released
-    code has one level. Each size here is at most ``max_ratio`` times the one before, so a tile
-    never has to guess an edge from a map that is coarser than that.
+    code has one level. Each size here is at most ``max_ratio`` times the one before, to the
+    pixel, so a tile never has to guess an edge from a map that is coarser than that.
 
     Args:
         size: of the image.
         first_long_side: long side of the first size; the image's own if that is smaller.
         max_ratio: above 1.
+
+    Raises:
+        InputError: sizes cannot grow by ``max_ratio``.
     """
+    if max_ratio <= 1:
+        raise InputError(f"the ratio of magnifications must be above 1, not {max_ratio:g}")
     longest = max(size)
     ratio = longest / first_long_side
     if ratio <= 1:
@@ -67,5 +72,6 @@ def magnifications(size: Size, first_long_side: int, max_ratio: float) -> list[S
     steps = 1
     while ratio ** (1 / steps) > max_ratio:
         steps += 1
-    sides = [ceil(first_long_side * ratio ** (i / steps)) for i in range(steps)]
-    return [*(fit_size(size, side) for side in sides), size]
+    # Between a few pixels and a few more, steps can fall on the same size.
+    sides = {ceil(first_long_side * ratio ** (i / steps)) for i in range(steps)} - {longest}
+    return [*(fit_size(size, side) for side in sorted(sides)), size]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
@@ -32,12 +31,7 @@ class TilePlan:
 
     def weights(self, box: Box) -> NDArray[np.int64]:
         """(h, w) integer weights of a tile."""
-        return _cached_weights(box, self.size, self.margin_px, self.ramp_px)
-
-
-@lru_cache(maxsize=16)
-def _cached_weights(box: Box, size: Size, margin_px: int, ramp_px: int) -> NDArray[np.int64]:
-    return tile_weights(box, size, margin_px=margin_px, ramp_px=ramp_px)
+        return tile_weights(box, self.size, margin_px=self.margin_px, ramp_px=self.ramp_px)
 
 
 def run_tiles(

@@ -3,9 +3,9 @@
 #   make test    run the tests (fast ones)
 #   make lint    ruff and mypy
 #   make bench   time and memory, as ratios
+#   make clean   remove .venv and what was built
+# PYTHON=/path/to/python names the interpreter to make .venv with.
 
-PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,\
-	$(if $(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo y),$(p))))
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
@@ -33,8 +33,13 @@ clean:
 	rm -rf $(VENV) build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed; set PYTHON=/path/to/it" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	@for python in "$(PYTHON)" python3.11 python3.12 python3.13 python3; do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		echo "$$python -m venv $(VENV)"; \
+		"$$python" -m venv $(VENV) && exit 0; \
+		rm -f $@; exit 1; \
+	done; \
+	echo "error: Python 3.11 or newer is needed; set PYTHON=/path/to/it" >&2; exit 2
 
 $(VENV)/core.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e .

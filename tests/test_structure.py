@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -71,8 +72,25 @@ def test_files_and_functions_stay_small_and_documented(path: Path) -> None:
     assert ast.get_docstring(tree), f"{path} says nothing about itself"
     assert text.count("\n") <= LARGEST_FILE
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno - node.lineno < LARGEST_FUNCTION, node.name
+
+
+def test_nobody_imports_what_sits_on_top() -> None:
+    for path in MODULES:
+        if home(path) not in ("cli", "web"):
+            assert not {"cli", "web"} & set(imported(path)), path
+
+
+def test_no_function_is_written_twice() -> None:
+    places = defaultdict(set)
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                places[ast.unparse(node.args), *map(ast.unparse, body)].add(f"{path}:{node.name}")
+    copies = [where for code, where in places.items() if len(where) > 1]
+    assert not copies
 
 
 @pytest.mark.parametrize(
@@ -81,6 +99,7 @@ def test_files_and_functions_stay_small_and_documented(path: Path) -> None:
         "import crispseg",
         "import crispseg.types, crispseg.io",
         "import crispseg.tiling.grid, crispseg.tiling.sliding",
+        "import crispseg.metrics.boundary",
         "from crispseg.cli.main import run; run(['--help'])",
         "from crispseg.cli.main import run; run(['models'])",
     ],

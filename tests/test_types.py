@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crispseg.types import Box, InputError, Size, check_image, check_mask
 
@@ -20,6 +22,19 @@ def test_a_box_outside_clips_to_nothing(box: Box) -> None:
     clipped = box.clip(Size(10, 10))
     assert clipped.height * clipped.width == 0
     assert clipped.clip(Size(10, 10)) == clipped
+
+
+@given(st.tuples(*[st.integers(-20, 40)] * 4), st.integers(1, 30), st.integers(1, 30))
+def test_clip_keeps_the_pixels_that_the_image_has(corners, height, width) -> None:
+    box = Box(*corners)
+    clipped = box.clip(Size(height, width))
+    inside = np.zeros((height, width), bool)
+    inside[clipped.slices] = True
+    y, x = np.indices((height, width))
+    expected = (box.y0 <= y) & (y < box.y1) & (box.x0 <= x) & (x < box.x1)
+    np.testing.assert_array_equal(inside, expected)
+    # Never a negative index, which would count from the other end.
+    assert min(clipped.y0, clipped.x0, clipped.height, clipped.width) >= 0
 
 
 @pytest.mark.parametrize(
@@ -46,7 +61,9 @@ def test_masks_of_all_kinds(mask, expected) -> None:
         (np.array([[np.nan, 0]]), "NaN"),
         (np.array([[np.inf, 0]]), "NaN or infinite"),
         (np.array([[-0.1, 0]]), r"\[0, 1\]"),
+        (np.ma.masked_invalid([[np.nan, 0]]), "NaN"),
         (np.array([[200.0, 0]]), "divide by 255"),
+        (np.array([[1.0000001, 0]]), r"spans 0\.0\.\.1\.0000001"),
         (np.array([[-1, 0]]), "0..65535"),
         (np.array([[1 << 20, 0]]), "0..65535"),
         (np.array([["a"]]), "bool, integer or float"),
@@ -58,6 +75,15 @@ def test_masks_of_all_kinds(mask, expected) -> None:
 def test_bad_masks(mask, message) -> None:
     with pytest.raises(InputError, match=message):
         check_mask(mask)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16, np.float32, np.float64])
+def test_the_callers_mask_stays_as_it_is(dtype) -> None:
+    mask = np.eye(3).astype(dtype)
+    before = mask.copy()
+    mask.setflags(write=False)
+    check_mask(mask, Size(3, 3))
+    np.testing.assert_array_equal(mask, before)
 
 
 def test_mask_of_another_size_names_both_sizes() -> None:

@@ -102,7 +102,8 @@ def check_mask(mask: NDArray[Any], size: Size | None = None) -> Mask:
     """Return ``mask`` as (H, W) float32 probabilities in [0, 1].
 
     bool and integers that are only 0 and 1 are taken as they are; other integers up to 255 are
-    divided by 255, up to 65535 by 65535; floats must already lie in [0, 1].
+    divided by 255, up to 65535 by 65535; floats must already lie in [0, 1]. The input is not
+    modified; what comes back may share the memory of a float32 mask.
 
     Args:
         mask: (H, W) or (H, W, 1) bool, integer or float.
@@ -113,6 +114,7 @@ def check_mask(mask: NDArray[Any], size: Size | None = None) -> Mask:
     """
     if not isinstance(mask, np.ndarray):
         raise InputError(f"mask must be a NumPy array (H, W), not {type(mask).__name__}")
+    mask = np.asarray(mask)  # a masked array would hide NaN from the checks below
     if mask.ndim == 3 and mask.shape[2] == 1:
         mask = mask[:, :, 0]
     if mask.ndim != 2 or mask.size == 0:
@@ -146,7 +148,7 @@ def _floats_to_probability(mask: NDArray[Any]) -> Mask:
         raise InputError("mask holds NaN or infinite values; replace them before refining")
     if low < 0 or high > 1:
         raise InputError(
-            f"a float mask must lie in [0, 1]; this one spans {low:g}..{high:g} "
+            f"a float mask must lie in [0, 1]; this one spans {low}..{high} "
             "(divide by 255 if it is 0..255)"
         )
     return mask.astype(np.float32, copy=False)

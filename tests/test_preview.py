@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from crispseg.preview import ADDED, REMOVED, busiest_place, render_preview
+from crispseg.preview import ADDED, CAPTION_PX, PANEL_PX, REMOVED, busiest_place, render_preview
 
 
 def test_busiest_place_is_the_window_with_the_largest_sum() -> None:
@@ -26,6 +28,27 @@ def test_any_size_makes_a_sheet(size, dtype) -> None:
     sheet = render_preview(image, empty, empty)
     assert sheet.dtype == np.uint8
     assert sheet.shape[1] <= 2450
+
+
+def test_a_thin_change_is_visible_in_the_overview_of_a_large_photo() -> None:
+    image = np.full((2500, 2500, 3), 120, np.uint8)
+    before = np.zeros((2500, 2500), np.float32)
+    after = before.copy()
+    after[1700, 100:2400] = 1
+    overview = render_preview(image, before, after)[: PANEL_PX + CAPTION_PX]
+    assert (overview == ADDED).all(axis=2).sum() > 700
+
+
+def test_memory_is_a_few_bytes_for_each_pixel() -> None:
+    size = (1500, 2000)
+    image = np.full((*size, 3), 120, np.uint8)
+    mask = np.zeros(size, np.float32)
+    mask[300:900] = 1
+    tracemalloc.start()
+    render_preview(image, mask, mask)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / mask.size < 16  # some of it for panels that do not grow with the photo
 
 
 def test_added_and_removed_pixels_have_their_colours() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -137,6 +139,8 @@ CASES = {
     "tiny tiles": (lambda: None, ["--tile-size", "8"], "128 or more"),
     "bad ROI": (lambda: None, ["--roi", "1,2,3"], "four integers"),
     "ROI outside": (lambda: None, ["--roi", "0,0,999,5"], "reaches out"),
+    "limit that is no number": (lambda: None, ["--max-megapixels", "nan"], "above 0, not nan"),
+    "limit without end": (lambda: None, ["--max-megapixels", "inf"], "above 0, not inf"),
     "too many pixels": (lambda: None, ["--max-megapixels", "0.001"], "--max-megapixels"),
 }
 
@@ -179,6 +183,54 @@ def test_an_interrupted_run_leaves_no_output(work, model, monkeypatch, capfd) ->
     assert sorted(os.listdir()) == ["mask.png", "photo.jpg"]
 
 
+def test_too_little_memory_says_what_to_try(work, model, monkeypatch, capfd) -> None:
+    def ask_for_too_much(*_args: object, **_options: object) -> None:
+        torch.empty(2**60)
+
+    monkeypatch.setattr("crispseg.refiners.cascade.CascadeRefiner.run", ask_for_too_much)
+    assert refine(model, "photo.jpg", "mask.png", "-o", "out.png") == 2
+    error = capfd.readouterr().err
+    assert "--tile-size" in error
+    assert error.count("\n") == 1
+
+
+def test_a_preview_that_fails_leaves_no_output(work, model, monkeypatch) -> None:
+    def fail(*_args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("crispseg.preview.render_preview", fail)
+    assert refine(model, "photo.jpg", "mask.png", "-o", "out.png", "--preview", "look.png") == 2
+    assert sorted(os.listdir()) == ["mask.png", "photo.jpg"]
+
+
+def test_sigterm_removes_the_temporary_file(work, model, monkeypatch) -> None:
+    seen: list[str] = []
+
+    def be_terminated(*_args: object) -> None:
+        seen.extend(os.listdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+    monkeypatch.setattr("crispseg.io.encode._save_with_vips", be_terminated)
+    options = ["--model", str(model), "--tile-size", "128"]
+    command = ["crispseg", "refine", "photo.jpg", "mask.png", "-o", "out.png", *options]
+    monkeypatch.setattr(sys, "argv", command)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert stop.value.code == 143
+    assert len(seen) == 3
+    assert sorted(os.listdir()) == ["mask.png", "photo.jpg"]
+
+
+def test_a_fast_run_speaks_of_no_tiles(work, model, capsys) -> None:
+    assert refine(model, "photo.jpg", "mask.png", "-o", "out.png", "--fast") == 0
+    assert "tiles" not in capsys.readouterr().out
+
+
 def test_an_error_of_ours_is_one_line_too(work, model, monkeypatch, capfd) -> None:
     def break_down(*_args: object, **_options: object) -> None:
         raise RuntimeError("something\nodd")
@@ -207,6 +259,15 @@ def test_usage(arguments, code, capfd) -> None:
     assert cli.run(arguments) == code
     err = capfd.readouterr().err
     assert err.count("\n") == (1 if code else 0)
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    command = Path(sys.executable).parent / "crispseg"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([command, "models"], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_the_installed_command_runs() -> None:

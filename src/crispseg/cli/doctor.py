@@ -9,9 +9,11 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pyvips
 import typer
 
 from crispseg import __version__
@@ -47,7 +49,8 @@ def _environment() -> dict[str, Any]:
     return {
         "crispseg": __version__,
         "python": f"{platform.python_version()} on {platform.platform()}",
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES}
+        | {"libvips": ".".join(str(pyvips.version(part)) for part in range(3))},
         "cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
         "memory": _memory(),
         "devices": _devices(),
@@ -57,10 +60,14 @@ def _environment() -> dict[str, Any]:
         },
         "cache": str(cache_folder()),
         "extras": {
-            name: "installed" if all(find_spec(m) for m in modules) else f"crispseg[{name}]"
+            name: "installed" if all(find_spec(m) for m in modules) else _pip(name)
             for name, modules in EXTRAS.items()
         },
     }
+
+
+def _pip(extra: str) -> str:
+    return f"missing: pip install 'crispseg[{extra}]'"
 
 
 def _version(package: str) -> str:
@@ -73,8 +80,11 @@ def _version(package: str) -> str:
 def _memory() -> str:
     page = os.sysconf("SC_PAGE_SIZE")
     text = f"{page * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
-    if "SC_AVPHYS_PAGES" in os.sysconf_names:  # not on macOS
-        text += f", {page * os.sysconf('SC_AVPHYS_PAGES') / 2**30:.1f} GiB free"
+    # "Free" memory leaves out the file cache, which gives way when it is needed.
+    lines = Path("/proc/meminfo").read_text().splitlines() if sys.platform == "linux" else []
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            text += f", {int(line.split()[1]) / 2**20:.1f} GiB available"
     return text
 
 

@@ -20,6 +20,8 @@ from crispseg.cli.refine import refine
 from crispseg.cli.train import train
 from crispseg.types import CrispsegError
 
+# What CUDA and MPS, and what torch's CPU allocator say; both raise a bare RuntimeError.
+OUT_OF_MEMORY = ("out of memory", "defaultcpuallocator")
 EXIT_BUG, EXIT_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 app = typer.Typer(
@@ -71,16 +73,17 @@ def run(arguments: list[str]) -> int:
         return _fail(error.format_message(), EXIT_INPUT)
     except CrispsegError as error:
         return _fail(str(error), EXIT_INPUT)
-    except BrokenPipeError:
-        # Whoever read our output has gone; what Python would still flush goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit as stop:
+        if stop.code != 1:  # 1 is what Typer makes of a closed pipe, and of nothing else
+            raise
         return 0
     except Exception as error:
         return _unexpected(error)
 
 
 def _unexpected(error: Exception) -> int:
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
         return _fail("out of memory; try --tile-size 512, --fast or --device cpu", EXIT_INPUT)
     kind = type(error).__name__
     return _fail(
@@ -89,7 +92,7 @@ def _unexpected(error: Exception) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    if os.environ.get("CRISPSEG_TRACEBACK"):
+    if os.environ.get("CRISPSEG_TRACEBACK") and sys.exc_info()[0]:
         traceback.print_exc()
     print("error:", " ".join(message.split()), file=sys.stderr)
     return code

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -76,7 +77,7 @@ def refine(
     """Refine the mask of one object in a photo."""
     _check_outputs(output, preview, (image, mask))
     box = _parse_roi(roi)
-    max_pixels = round(max_megapixels * 1e6)
+    max_pixels = _parse_limit(max_megapixels)
 
     from crispseg.pipeline import load_refiner, read_inputs  # noqa: PLC0415
 
@@ -93,11 +94,14 @@ def refine(
     with progress_bar("refining", hidden=quiet) as progress:
         result = refiner.run(pixels, given, roi=box, progress=progress)
     seconds = time.perf_counter() - start
-    write_mask(output, result.mask, binary=binary)
-    if preview:
+    sheet = None
+    if preview:  # drawn before anything is written, in case it fails
         from crispseg.preview import render_preview  # noqa: PLC0415
 
-        write_image(preview, render_preview(pixels, given, result.mask))
+        sheet = render_preview(pixels, given, result.mask)
+    write_mask(output, result.mask, binary=binary)
+    if preview and sheet is not None:
+        write_image(preview, sheet)
     report = describe(given, result) | {
         "output": str(output),
         "model": model,
@@ -108,11 +112,18 @@ def refine(
     if as_json:
         typer.echo(json.dumps(report))
     elif not quiet:
-        typer.echo(
-            f"{output}: {report['changed_pixels']:,} of {given.size:,} pixels changed "
-            f"({100 * report['changed_fraction']:.2f} %), {report['tiles_run']} of "
-            f"{report['tiles_planned']} tiles run, {seconds:.1f} s on {refiner.device}"
-        )
+        typer.echo(_sentence(report))
+
+
+def _sentence(report: Mapping[str, Any]) -> str:
+    planned = report["tiles_planned"]  # none with --fast, or where nothing had to be done
+    tiles = f"{report['tiles_run']} of {planned} tiles run, " if planned else ""
+    return (
+        f"{report['output']}: {report['changed_pixels']:,} of "
+        f"{report['height'] * report['width']:,} pixels changed "
+        f"({100 * report['changed_fraction']:.2f} %), "
+        f"{tiles}{report['seconds']:.1f} s on {report['device']}"
+    )
 
 
 def describe(given: Mask, result: Refinement) -> dict[str, float | int | str]:
@@ -170,6 +181,12 @@ def _check_outputs(output: Path, preview: Path | None, inputs: tuple[Path, Path]
                 raise InputError(f"{path} is an input; give the result another name")
     if preview and preview.resolve() == output.resolve():
         raise InputError(f"--preview and --output are the same file: {output}")
+
+
+def _parse_limit(megapixels: float) -> int:
+    if not 0 < megapixels < math.inf:  # written so that NaN fails too
+        raise InputError(f"--max-megapixels must be a number above 0, not {megapixels:g}")
+    return round(megapixels * 1e6)
 
 
 def _parse_roi(text: str | None) -> Box | None:

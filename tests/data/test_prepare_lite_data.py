@@ -73,7 +73,7 @@ def test_whole_preparation(
         save(tmp_path / "davis" / "images" / f"{name}.jpg", photo(48, 80))
         save(tmp_path / "davis" / "masks" / f"{name}.png", photo(48, 80)[..., 0])
     folders = [str(tmp_path / n) for n in ("stamps", "walls", "davis", "out")]
-    options = zip(("--stamps", "--backgrounds", "--davis", "--out"), folders, strict=True)
+    options = zip(("--stamps", "--backgrounds", "--pairs", "--out"), folders, strict=True)
     monkeypatch.setattr(sys, "argv", ["prepare", *(word for pair in options for word in pair)])
     recipe.main()
     items = PixelCache(tmp_path / "out").items
@@ -83,7 +83,7 @@ def test_whole_preparation(
         ("pair", "blackswan_00002.jpg", "blackswan"),
         ("pair", "parkour_00001.jpg", "parkour"),
     ]
-    assert max(items[0].height, items[0].width) <= 700
+    assert max(items[0].height, items[0].width) <= recipe.LARGEST_CUTOUT
     for item in items:
         expected = is_test(item.group) or (item.kind == "background" and is_test(item.name))
         assert item.split == ("test" if expected else "train")

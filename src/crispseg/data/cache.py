@@ -34,6 +34,7 @@ class Item:
         offset: first byte in the pixel array.
         height: rows.
         width: columns.
+        source: the data set it comes from.
     """
 
     kind: Kind
@@ -43,6 +44,7 @@ class Item:
     offset: int
     height: int
     width: int
+    source: str = ""
 
 
 class CacheWriter:
@@ -63,7 +65,14 @@ class CacheWriter:
         return self
 
     def add(
-        self, kind: Kind, name: str, pixels: NDArray[np.uint8], *, group: str, split: str
+        self,
+        kind: Kind,
+        name: str,
+        pixels: NDArray[np.uint8],
+        *,
+        group: str,
+        split: str,
+        source: str = "",
     ) -> None:
         """Append one (H, W, C) uint8 picture; C is 4, or 3 for a background.
 
@@ -77,7 +86,7 @@ class CacheWriter:
             )
         height, width = pixels.shape[:2]
         self._raw.write(np.ascontiguousarray(pixels).data)
-        self._items.append(Item(kind, name, group, split, self._offset, height, width))
+        self._items.append(Item(kind, name, group, split, self._offset, height, width, source))
         self._offset += pixels.size
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-LARGEST_ENLARGEMENT = 2.0
-"""A cut-out is never shown larger than this, for its blur would tell it from the background."""
+LARGEST_ENLARGEMENT, LARGEST_BLURRED = 2.0, 4.5
+"""Cut-outs are shown no larger than this, for their blur would tell them from the background; but
+one in six is, as large photographs have blurred edges too."""
 
 
 class _Layer(NamedTuple):
@@ -151,8 +152,11 @@ def _place(
 ) -> _Layer:
     """Scale, turn and position a cut-out; fit its brightness and colour to the canvas."""
     longest = max(cutout.shape[:2])
-    relative = rng.uniform(1.1, 3.0) if around_boundary else rng.uniform(0.35, 1.1)
-    scale = min(relative * size / longest, LARGEST_ENLARGEMENT)
+    relative = (
+        np.exp(rng.uniform(np.log(1.1), np.log(6))) if around_boundary else rng.uniform(0.35, 1.1)
+    )
+    limit = LARGEST_BLURRED if rng.random() < 1 / 6 else LARGEST_ENLARGEMENT
+    scale = min(relative * size / longest, limit)
     if scale < 1:
         shape = (max(round(cutout.shape[1] * scale), 1), max(round(cutout.shape[0] * scale), 1))
         cutout, scale = cv2.resize(cutout, shape, interpolation=cv2.INTER_AREA), 1.0

@@ -106,7 +106,7 @@ def degrade_mask(mask: BoolMask, rng: np.random.Generator) -> BoolMask:
     """Make a coarse mask with the errors of real networks and of quick drawing by hand.
 
     One to three of: thin parts lost, blobs missing and added at the boundary, polygon outline,
-    rounded corners, a shift, and the low resolution of a network's output (factor 4 to 24). A
+    rounded corners, a shift, and the low resolution of a network's output (factor 4 to 32). A
     result that lost the object (IoU below 0.5) is replaced by a gentler one.
 
     Args:
@@ -178,7 +178,7 @@ def _round_corners(mask: Bytes, rng: np.random.Generator, severity: float) -> By
 
 
 def _shift(mask: Bytes, rng: np.random.Generator, severity: float) -> Bytes:
-    dx, dy = severity * rng.uniform(-4.5, 4.5, size=2)
+    dx, dy = severity * rng.uniform(-6, 6, size=2)
     move = np.array([[1, 0, dx], [0, 1, dy]])
     shifted: Bytes = cv2.warpAffine(
         mask, move, mask.shape[::-1], flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE
@@ -188,7 +188,7 @@ def _shift(mask: Bytes, rng: np.random.Generator, severity: float) -> Bytes:
 
 def _low_resolution(mask: Bytes, rng: np.random.Generator, severity: float) -> Bytes:
     """Area-average to a coarse grid of random phase, perhaps harden it, and come back."""
-    factor = max(severity * float(np.exp(rng.uniform(np.log(4), np.log(24)))), 2.0)
+    factor = max(severity * float(np.exp(rng.uniform(np.log(4), np.log(32)))), 2.0)
     height, width = mask.shape
     top, left = (int(v) for v in rng.integers(0, int(factor) + 1, size=2))
     cells = (int(np.ceil((height + top) / factor)) + 1, int(np.ceil((width + left) / factor)) + 1)

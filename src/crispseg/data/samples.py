@@ -22,7 +22,8 @@ from crispseg.data.compose import compose, expose
 from crispseg.data.perturb import degrade_mask, intersection_over_union, perturb_mask
 from crispseg.types import InputError
 
-SMALLEST_FRACTION, LARGEST_FRACTION = 0.03, 0.97
+SMALLEST_FRACTION, LARGEST_FRACTION = 0.012, 0.97
+LEAST_SHOWN = 0.4
 TRIES = 12
 
 Bytes = NDArray[np.uint8]
@@ -78,7 +79,9 @@ class RefinerSamples(Dataset[Sample]):
         )  # workers are the parallelism; OpenCV's own threads do not survive fork
         self._cache = PixelCache(Path(cache_dir))
         groups = frozenset(without)
-        self._pairs = _by_group(self._cache.select("pair", split, groups))
+        self._pairs = _by_source(self._cache.select("pair", split, groups))
+        sizes = np.sqrt([len(found) for found in self._pairs])
+        self._source_shares = sizes / max(sizes.sum(), 1)
         self._cutouts = self._cache.select("cutout", split, groups)
         self._backgrounds = self._cache.select("background", split, groups)
         self._crop_size, self._seed, self._length = crop_size, seed, length
@@ -140,7 +143,8 @@ class RefinerSamples(Dataset[Sample]):
         return _jitter_colour(image, rng), truth
 
     def _frame(self, rng: np.random.Generator) -> Bytes:
-        group = self._pairs[int(rng.integers(len(self._pairs)))]
+        groups = self._pairs[int(rng.choice(len(self._pairs), p=self._source_shares))]
+        group = groups[int(rng.integers(len(groups)))]
         return self._cache.pixels(group[int(rng.integers(len(group)))])
 
 
@@ -153,6 +157,8 @@ def coarsen(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.boo
         mask: (H, W) bool, the true object.
         rng: where all randomness comes from.
     """
+    if rng.random() < 0.06:
+        return mask.copy()
     way = rng.random()
     if way >= 0.5:
         rough = degrade_mask(mask, rng)
@@ -165,12 +171,16 @@ def coarsen(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.boo
     return perturb_mask(mask, rng, target_iou=target)
 
 
-def _by_group(items: Iterable[Item]) -> list[list[Item]]:
-    """Items of one sequence together, so that long sequences are not seen more often."""
-    groups: dict[str, list[Item]] = {}
+def _by_source(items: Iterable[Item]) -> list[list[list[Item]]]:
+    """Sources -> groups -> items, so that long sequences are not seen more often.
+
+    A source is drawn in proportion to the square root of its groups: large sets more often than
+    small ones, but small ones more often than their size alone would have them.
+    """
+    sources: dict[str, dict[str, list[Item]]] = {}
     for item in items:
-        groups.setdefault(item.group, []).append(item)
-    return list(groups.values())
+        sources.setdefault(item.source, {}).setdefault(item.group, []).append(item)
+    return [list(groups.values()) for groups in sources.values()]
 
 
 def _pick(items: tuple[Item, ...], rng: np.random.Generator, count: int) -> list[Item]:
@@ -178,9 +188,16 @@ def _pick(items: tuple[Item, ...], rng: np.random.Generator, count: int) -> list
 
 
 def _crop_at_boundary(pixels: Bytes, rng: np.random.Generator, size: int) -> Bytes:
-    """A square of 0.25 to 1 of the frame's short side around a boundary point, resized."""
+    """A square around a boundary point: a third of the time as it is, otherwise resized.
+
+    Resized ones show from 0.4 times ``size`` up to the whole short side of the frame.
+    """
     height, width = pixels.shape[:2]
-    side = max(int(min(height, width) * rng.uniform(0.25, 1.0)), 8)
+    longest = min(height, width)
+    shortest = min(LEAST_SHOWN * size, longest)
+    side = round(float(np.exp(rng.uniform(np.log(shortest), np.log(longest)))))
+    if rng.random() < 1 / 3:
+        side = min(size, longest)
     solid = (pixels[..., 3] > 127).astype(np.uint8)
     edge = np.flatnonzero(solid != cv2.erode(solid, np.ones((3, 3), np.uint8)))
     spot = int(rng.choice(edge)) if edge.size else int(rng.integers(height * width))

@@ -5,7 +5,17 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from crispseg.preview import ADDED, CAPTION_PX, PANEL_PX, REMOVED, busiest_place, render_preview
+from crispseg.preview import (
+    ADDED,
+    CAPTION_PX,
+    LEFT_WRONG,
+    PANEL_PX,
+    REMOVED,
+    Comparison,
+    busiest_place,
+    render_comparisons,
+    render_preview,
+)
 
 
 def test_busiest_place_is_the_window_with_the_largest_sum() -> None:
@@ -63,3 +73,33 @@ def test_added_and_removed_pixels_have_their_colours() -> None:
     # nothing changed: none of the two colours
     calm = render_preview(image, before, before)
     assert not any((calm == colour).all(axis=2).any() for colour in (ADDED, REMOVED))
+
+
+def comparison(before: np.ndarray, after: np.ndarray, truth: np.ndarray) -> Comparison:
+    image = np.full((*truth.shape, 3), 120, np.uint8)
+    return Comparison("a title", image, *(m.astype(np.float32) for m in (before, after, truth)))
+
+
+def test_what_came_right_wrong_or_stayed_wrong_has_its_colour() -> None:
+    truth = np.zeros((300, 300), bool)
+    truth[100:200, 100:200] = True
+    before, after = truth.copy(), truth.copy()
+    before[100:120, 100:200] = False  # put right
+    after[180:200, 100:130] = False  # made wrong
+    before[150:160, 150:160] = after[150:160, 150:160] = False  # left wrong
+    sheet = render_comparisons([comparison(before, after, truth)])
+    judged = sheet[:, 3 * sheet.shape[1] // 4 :]
+    overview = judged[: sheet.shape[0] // 2]
+    scale = (580 / 300) ** 2
+    for colour, pixels in ((ADDED, 2000), (REMOVED, 600), (LEFT_WRONG, 100)):
+        assert (overview == colour).all(axis=2).sum() == pytest.approx(pixels * scale, rel=0.1)
+    calm = render_comparisons([comparison(truth, truth, truth)])
+    assert not any((calm == colour).all(axis=2).any() for colour in (ADDED, REMOVED, LEFT_WRONG))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5000), (5000, 3), (300, 400), (1500, 2000)])
+def test_comparisons_of_any_size_make_a_sheet(size) -> None:
+    empty = np.zeros(size, bool)
+    sheet = render_comparisons([comparison(empty, ~empty, empty)] * 2)
+    assert sheet.dtype == np.uint8
+    assert sheet.shape[1] <= 2400

@@ -1,7 +1,9 @@
-"""A sheet that shows what refinement changed. NumPy and Pillow only."""
+"""Sheets that show what refinement changed, and whether it was right. NumPy and Pillow only."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,33 @@ Pixels = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
 
 PANEL_PX = 780  # long side of each panel: three of them make a sheet of about 2400 px
+COMPARED_PX = 580  # the same for four of them
 ZOOM = 4
-GAP_PX, CAPTION_PX = 12, 34
+GAP_PX, CAPTION_PX, HEADING_PX = 12, 34, 66
 PAPER, INK = (255, 255, 255), (30, 30, 30)
 # The outline, and two colours that colour-blind people tell apart.
 OBJECT = (255, 176, 0)
 ADDED, REMOVED = (0, 114, 178), (213, 94, 0)
+LEFT_WRONG = (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One image with its truth, for ``render_comparisons``.
+
+    Attributes:
+        title: a line above its pictures.
+        image: (H, W, 3) RGB, uint8 or uint16.
+        before: (H, W) float32 in [0, 1], the given mask.
+        after: (H, W) float32 in [0, 1], the refined mask.
+        truth: (H, W) float32 in [0, 1], the true mask.
+    """
+
+    title: str
+    image: Image
+    before: Mask
+    after: Mask
+    truth: Mask
 
 
 def render_preview(image: Image, before: Mask, after: Mask) -> Pixels:
@@ -34,7 +57,7 @@ def render_preview(image: Image, before: Mask, after: Mask) -> Pixels:
     Returns:
         (h, w, 3) uint8, at most about 2400 pixels wide.
     """
-    photo = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
+    photo = _eight_bit(image)
     old, new = before > 0.5, after > 0.5
     added, removed = new & ~old, old & ~new
     layers: tuple[NDArray[Any], ...] = (photo, before, after, added, removed)
@@ -43,7 +66,7 @@ def render_preview(image: Image, before: Mask, after: Mask) -> Pixels:
     window = (slice(y, y + side), slice(x, x + side))
     # Scaled first and drawn then: outlines and colours stay visible however large the photo is.
     rows = [
-        _panels(*(_fitted(layer) for layer in layers)),
+        _panels(*(_fitted(layer, PANEL_PX) for layer in layers)),
         [_enlarged(panel) for panel in _panels(*(layer[window] for layer in layers))],
     ]
     changed = int(added.sum() + removed.sum())
@@ -52,6 +75,46 @@ def render_preview(image: Image, before: Mask, after: Mask) -> Pixels:
         [f"{ZOOM}x at row {y}, column {x}", f"{ZOOM}x", "blue: added   orange: removed"],
     ]
     return _sheet(rows, captions)
+
+
+def render_comparisons(comparisons: Iterable[Comparison]) -> Pixels:
+    """For each image: input mask, refined mask, truth and what came right or wrong, also enlarged.
+
+    Returns:
+        (h, w, 3) uint8, at most about 2400 pixels wide.
+    """
+    rows: list[list[Pixels]] = []
+    captions: list[list[str]] = []
+    for one in comparisons:  # one at a time: they may be read only now
+        panels, texts = _compared(one)
+        rows += [[], *panels]
+        captions += [[one.title], *texts]
+    return _sheet(rows, captions)
+
+
+def _compared(one: Comparison) -> tuple[list[list[Pixels]], list[list[str]]]:
+    photo = _eight_bit(one.image)
+    wrong_before, wrong_after = ((m > 0.5) != (one.truth > 0.5) for m in (one.before, one.after))
+    flags = (
+        wrong_before & wrong_after,
+        wrong_before & ~wrong_after,
+        wrong_after & ~wrong_before,
+    )
+    layers: tuple[NDArray[Any], ...] = (photo, one.before, one.after, one.truth, *flags)
+    side = min(COMPARED_PX // ZOOM, max(photo.shape[:2]))
+    changed = bool((flags[1] | flags[2]).any())
+    y, x = busiest_place(one.before if changed else one.truth, one.after, side)
+    window = (slice(y, y + side), slice(x, x + side))
+    panels = [
+        _judged(*(_fitted(layer, COMPARED_PX) for layer in layers)),
+        [_enlarged(panel) for panel in _judged(*(layer[window] for layer in layers))],
+    ]
+    legend = "blue: put right   orange: made wrong   black: left wrong"
+    texts = [
+        ["given mask", "refined mask", "true mask", legend],
+        [f"{ZOOM}x at row {y}, column {x}", "", "", ""],
+    ]
+    return panels, texts
 
 
 def busiest_place(before: Mask, after: Mask, side: int) -> tuple[int, int]:
@@ -72,12 +135,32 @@ def busiest_place(before: Mask, after: Mask, side: int) -> tuple[int, int]:
     return place
 
 
+def _eight_bit(image: Image) -> Pixels:
+    photo: Pixels = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
+    return photo
+
+
 def _panels(photo: Pixels, before: Mask, after: Mask, added: Flags, removed: Flags) -> list[Pixels]:
-    grey = photo.mean(axis=2, keepdims=True).astype(np.uint8).repeat(3, axis=2)
-    changes = (grey // 2 + 96).astype(np.uint8)
+    changes = _faint(photo)
     changes[added] = ADDED
     changes[removed] = REMOVED
     return [_tinted(photo, before), _tinted(photo, after), changes]
+
+
+def _judged(  # _panels against the truth
+    photo: Pixels, before: Mask, after: Mask, truth: Mask, left: Flags, right: Flags, wrong: Flags
+) -> list[Pixels]:
+    changes = _faint(photo)
+    changes[left] = LEFT_WRONG
+    changes[right] = ADDED
+    changes[wrong] = REMOVED
+    return [*(_tinted(photo, mask) for mask in (before, after, truth)), changes]
+
+
+def _faint(photo: Pixels) -> Pixels:
+    grey = photo.mean(axis=2, keepdims=True).astype(np.uint8).repeat(3, axis=2)
+    faint: Pixels = (grey // 2 + 96).astype(np.uint8)
+    return faint
 
 
 def _tinted(photo: Pixels, mask: Mask) -> Pixels:
@@ -93,11 +176,11 @@ def _tinted(photo: Pixels, mask: Mask) -> Pixels:
     return mixed
 
 
-def _fitted(layer: NDArray[Any]) -> NDArray[Any]:
-    """``layer`` at the size of a panel; flags are set wherever one of their pixels is."""
+def _fitted(layer: NDArray[Any], side: int) -> NDArray[Any]:
+    """``layer`` with a long side of ``side``; flags are set wherever one of their pixels is."""
     flags = layer.dtype == np.bool_
     picture = PilImage.fromarray(layer.astype(np.float32) if flags else layer)
-    factor = PANEL_PX / max(picture.size)
+    factor = side / max(picture.size)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     way = PilImage.Resampling.BOX if factor < 1 or flags else PilImage.Resampling.BILINEAR
     scaled = np.asarray(picture.resize(size, way))
@@ -109,16 +192,22 @@ def _enlarged(panel: Pixels) -> Pixels:
 
 
 def _sheet(panels: list[list[Pixels]], captions: list[list[str]]) -> Pixels:
+    """Rows of panels, each with a caption above; a row without panels is a heading."""
     rows = [[PilImage.fromarray(panel) for panel in row] for row in panels]
     cell = max(320, *(picture.width for row in rows for picture in row)) + GAP_PX
-    heights = [max(picture.height for picture in row) + CAPTION_PX + GAP_PX for row in rows]
-    sheet = PilImage.new("RGB", (3 * cell + GAP_PX, sum(heights) + GAP_PX), PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(20)
+    columns = max(len(row) for row in rows)
+    heights = [
+        max(picture.height for picture in row) + CAPTION_PX + GAP_PX if row else HEADING_PX
+        for row in rows
+    ]
+    sheet = PilImage.new("RGB", (columns * cell + GAP_PX, sum(heights) + GAP_PX), PAPER)
+    draw, font, large = ImageDraw.Draw(sheet), *(ImageFont.load_default(px) for px in (20, 30))
     y = GAP_PX
     for row, texts, height in zip(rows, captions, heights, strict=True):
-        for i, (picture, text) in enumerate(zip(row, texts, strict=True)):
-            x = GAP_PX + i * cell
-            draw.text((x, y), text, INK, font)
-            sheet.paste(picture, (x, y + CAPTION_PX))
+        for i, text in enumerate(texts):
+            at = GAP_PX + i * cell, y
+            draw.text(at, text, INK, font) if row else draw.text((at[0], y + 16), text, INK, large)
+        for i, picture in enumerate(row):
+            sheet.paste(picture, (GAP_PX + i * cell, y + CAPTION_PX))
         y += height
     return np.asarray(sheet)

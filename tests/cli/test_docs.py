@@ -8,7 +8,7 @@ from pathlib import Path
 from crispseg.cli import main as cli
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
-COMMANDS = ["", "refine", "demo", "models", "models download", "train", "doctor"]
+COMMANDS = ["", "refine", "demo", "evaluate", "models", "models download", "train", "doctor"]
 
 
 def test_every_option_is_documented(capsys, monkeypatch) -> None:

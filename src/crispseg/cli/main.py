@@ -16,6 +16,7 @@ from crispseg import __version__
 from crispseg.cli import models
 from crispseg.cli.demo import demo
 from crispseg.cli.doctor import doctor
+from crispseg.cli.evaluate import evaluate
 from crispseg.cli.refine import refine
 from crispseg.cli.train import train
 from crispseg.types import CrispsegError
@@ -50,6 +51,7 @@ def _options(
 
 app.command()(refine)
 app.command()(demo)
+app.command()(evaluate)
 app.add_typer(models.app, name="models")
 app.command()(train)
 app.command()(doctor)

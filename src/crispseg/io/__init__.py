@@ -3,7 +3,7 @@
 from crispseg.io.atomic import atomic_path
 from crispseg.io.decode import DEFAULT_MAX_PIXELS
 from crispseg.io.image import IMAGE_SUFFIXES, image_size, read_image, write_image
-from crispseg.io.mask import MASK_SUFFIXES, check_output, read_mask, write_mask
+from crispseg.io.mask import MASK_SUFFIXES, check_output, mask_size, read_mask, write_mask
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -12,6 +12,7 @@ __all__ = [
     "atomic_path",
     "check_output",
     "image_size",
+    "mask_size",
     "read_image",
     "read_mask",
     "write_image",

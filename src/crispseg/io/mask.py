@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from crispseg.io.atomic import StrPath
 from crispseg.io.decode import DEFAULT_MAX_PIXELS, Palette, open_stored
 from crispseg.io.encode import check_suffix, write_array
-from crispseg.types import InputError, Mask, check_mask
+from crispseg.types import InputError, Mask, Size, check_mask
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".webp", ".bmp", ".jpg", ".jpeg", ".npy")
 """What write_mask can write."""
@@ -55,6 +55,16 @@ def read_mask(path: StrPath, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Mask:
         return check_mask(values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def mask_size(path: StrPath) -> Size:
+    """Height and width that read_mask would return, from the header alone.
+
+    Raises:
+        InputError: the file is missing, unreadable, empty or not an image.
+    """
+    with open_stored(path, max_pixels=None) as stored:
+        return stored.size
 
 
 def write_mask(path: StrPath, mask: Mask, *, binary: bool = False) -> None:

@@ -1,47 +1,181 @@
-"""Measures of masks that care about the edge. Needs OpenCV (extra ``train``), not torch."""
+"""Measures of masks, over the whole and near the edge: IoU, mBA, Boundary IoU. NumPy only.
+
+Of two empty masks every IoU is 1, of one empty mask 0. An empty or full truth has no edge within
+the image, so that its mBA is NaN: leave it out of means (``numpy.nanmean``).
+"""
 
 from __future__ import annotations
 
-import cv2
+import math
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from crispseg.types import InputError
 
 Mask = NDArray[np.bool_]
+Radii = Literal["released", "paper"]
+
+STEPS = 5
+BOUNDARY_SHARE = 0.02
+"""Boundary IoU's distance as a share of the image's diagonal."""
+
+
+def intersection_and_union(mask: Mask, truth: Mask) -> tuple[int, int]:
+    """Numbers of pixels that both (H, W) bool masks have, and that either has.
+
+    Raises:
+        InputError: not two bool masks of one shape.
+    """
+    _check(mask, truth)
+    return int(np.count_nonzero(mask & truth)), int(np.count_nonzero(mask | truth))
 
 
 def intersection_over_union(mask: Mask, truth: Mask) -> float:
-    """IoU of two (H, W) bool masks; 1.0 if both are empty."""
-    union = int((mask | truth).sum())
-    return int((mask & truth).sum()) / union if union else 1.0
+    """IoU of two (H, W) bool masks; 1.0 if both are empty.
+
+    Raises:
+        InputError: not two bool masks of one shape.
+    """
+    intersection, union = intersection_and_union(mask, truth)
+    return intersection / union if union else 1.0
 
 
-def boundary_radii(height: int, width: int) -> list[int]:
-    """The five radii of the released mBA: from 1 towards (w + h) / 300, which is not reached."""
+def boundary_radii(height: int, width: int, radii: Radii = "released") -> list[int]:
+    """The five radii of mBA for an image of this size, in pixels.
+
+    Both kinds go up to (w + h) / 300:
+
+    * "released": CascadePSP's released code starts at 1 and takes steps of a fifth, cut off to
+      integers, so that the end is not reached;
+    * "paper": section 4.1 samples uniformly from 3 to the end. Both ends are taken, and each
+      radius is rounded to the nearest integer, halves up. Images of less than w + h = 900, where
+      the end lies below 3, get 3 five times.
+    """
     largest = (width + height) / 300
-    return [1 + int((largest - 1) / 5 * i) for i in range(5)]
+    if radii == "paper":
+        steps = [3 + (max(largest, 3) - 3) / (STEPS - 1) * i for i in range(STEPS)]
+        return [math.floor(step + 0.5) for step in steps]
+    return [1 + int((largest - 1) / STEPS * i) for i in range(STEPS)]
 
 
-def mean_boundary_accuracy(mask: Mask, truth: Mask) -> float:
-    """Share of right pixels near edges: mBA as CascadePSP's released code computes it.
+def mean_boundary_accuracy(mask: Mask, truth: Mask, radii: Radii = "released") -> float:
+    """Share of right pixels near edges: mBA of CascadePSP (Cheng et al., CVPR 2020, section 4.1).
 
-    For each of five radii r, the pixels within the morphological gradient of the truth with an
-    elliptic element of 2 r + 1; the mean of the five shares. The paper's text gives radii from 3.
+    For each of five radii (``boundary_radii``), the share of right pixels in the truth's
+    ``boundary_band``; the mean of the five shares.
 
     Args:
         mask: (H, W) bool.
-        truth: (H, W) bool with at least one edge.
+        truth: (H, W) bool.
+        radii: "released" for those of the released code, which published figures were made with,
+            "paper" for those of the text.
+
+    Returns:
+        In [0, 1]; NaN if the truth has no edge (empty or full).
 
     Raises:
-        InputError: the truth has no edge, so that there is nothing to measure.
+        InputError: not two bool masks of one shape.
     """
-    right = mask == truth
-    shares = []
-    for radius in boundary_radii(*truth.shape):
-        element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-        band = cv2.morphologyEx(truth.astype(np.uint8), cv2.MORPH_GRADIENT, element) > 0
-        if not band.any():
-            raise InputError("the true mask is empty or full: it has no boundary to measure at")
-        shares.append(float(right[band].mean()))
-    return float(np.mean(shares))
+    _check(mask, truth)
+    height, width = truth.shape
+    sizes = boundary_radii(height, width, radii)
+    shares = {r: accuracy_in_band(mask, truth, boundary_band(truth, r)) for r in set(sizes)}
+    return float(np.mean([shares[radius] for radius in sizes]))
+
+
+def accuracy_in_band(mask: Mask, truth: Mask, band: Mask) -> float:
+    """Share of right pixels among those of a band; NaN if it has none. All three (H, W) bool."""
+    pixels = int(np.count_nonzero(band))
+    return int(np.count_nonzero((mask == truth) & band)) / pixels if pixels else math.nan
+
+
+def boundary_band(truth: Mask, radius: int) -> Mask:
+    """The pixels within whose elliptic element of 2 r + 1 both values of the truth occur.
+
+    This is where OpenCV's morphological gradient with ``MORPH_ELLIPSE`` is not 0. What lies
+    outside the image does not count.
+
+    Args:
+        truth: (H, W) bool.
+        radius: 1 or more, in pixels.
+    """
+    across = np.zeros_like(truth)  # pixels with a neighbour of the other value
+    for axis in (0, 1):
+        change = np.diff(truth, axis=axis)
+        before, after = (np.moveaxis(across, axis, 0)[part] for part in (np.s_[:-1], np.s_[1:]))
+        before |= np.moveaxis(change, axis, 0)
+        after |= np.moveaxis(change, axis, 0)
+    # The nearest pixel of the other value always lies at the edge: a staircase towards it stays
+    # within the element, whose rows become no longer away from the middle.
+    return (truth & _near(across & ~truth, radius)) | (~truth & _near(across & truth, radius))
+
+
+def _near(points: Mask, radius: int) -> Mask:
+    """Dilation by OpenCV's ellipse; quick where few pixels are set, as along edges.
+
+    Each point covers one run of pixels in each row of the element. Where runs begin 1 is added,
+    behind their ends it is taken away; their number at a pixel is the sum from the left.
+    """
+    height, width = points.shape
+    runs = np.zeros((height + 2 * radius, width + 2 * radius + 1), np.int32)
+    flat, stride = runs.reshape(-1), runs.shape[1]
+    y, x = np.nonzero(points)
+    centres = y * stride + x + radius
+    for row in range(2 * radius + 1):
+        above = radius * radius - (row - radius) ** 2
+        reach = round(radius * math.sqrt(above * (1 / radius**2)))  # OpenCV's arithmetic
+        flat[centres + row * stride - reach] += 1  # each index once: the points differ
+        flat[centres + row * stride + reach + 1] -= 1
+    runs = runs[radius : radius + height]
+    return np.asarray(np.cumsum(runs, axis=1, out=runs)[:, radius : radius + width] > 0)
+
+
+def boundary_iou(mask: Mask, truth: Mask) -> float:
+    """Boundary IoU: the IoU of what of both masks lies near their own contours.
+
+    Cheng et al., CVPR 2021: of each mask, the pixels within d of its contour, d = 2 % of the
+    image's diagonal, see ``inner_boundary``.
+
+    Args:
+        mask: (H, W) bool.
+        truth: (H, W) bool.
+
+    Returns:
+        In [0, 1]; 1.0 if both masks are empty.
+
+    Raises:
+        InputError: not two bool masks of one shape.
+    """
+    _check(mask, truth)
+    return intersection_over_union(inner_boundary(mask), inner_boundary(truth))
+
+
+def inner_boundary(mask: Mask) -> Mask:
+    """The pixels of an (H, W) bool mask that a square of 2 d + 1 around them leaves.
+
+    What lies outside the image is not object, so that the image's border is a contour. d is 2 %
+    of the diagonal, rounded to the nearest integer (halves to even), at least 1. The same as d
+    erosions with 3 x 3 ones after padding with zeros, which is the public ``boundary-iou-api``.
+    """
+    reach = max(1, round(BOUNDARY_SHARE * math.hypot(*mask.shape)))
+    inside = mask
+    for axis in (0, 1):
+        padding = [(0, 0), (0, 0)]
+        padding[axis] = (reach + 1, reach)
+        sums = np.moveaxis(np.cumsum(np.pad(inside, padding), axis=axis, dtype=np.int32), axis, 0)
+        length = 2 * reach + 1
+        inside = np.moveaxis(sums[length:] - sums[:-length] == length, 0, axis)
+    return mask & ~inside
+
+
+def _check(mask: Mask, truth: Mask) -> None:
+    if mask.shape != truth.shape or mask.ndim != 2:
+        raise InputError(
+            f"mask and truth must be (H, W) of one size, not {mask.shape} and {truth.shape}"
+        )
+    if mask.dtype != np.bool_ or truth.dtype != np.bool_:
+        raise InputError(
+            f"mask and truth must be bool, not {mask.dtype} and {truth.dtype}; compare with > 0.5"
+        )

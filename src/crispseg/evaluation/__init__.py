@@ -1,0 +1,1 @@
+"""Coarse and refined masks of whole folders against the truth."""

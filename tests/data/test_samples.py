@@ -111,6 +111,19 @@ def test_any_number_of_workers_gives_the_same_batches(cache_dir: Path) -> None:
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+def test_the_papers_coarse_masks_are_perturb_mask_alone(cache_dir: Path, monkeypatch) -> None:
+    def empty(mask: np.ndarray, _rng: np.random.Generator, **_target: float) -> np.ndarray:
+        return np.zeros_like(mask)
+
+    mixed = RefinerSamples(cache_dir, crop_size=SIZE, seed=4)
+    monkeypatch.setattr("crispseg.data.samples.perturb_mask", empty)
+    paper = RefinerSamples(cache_dir, crop_size=SIZE, seed=4, coarse="paper")
+    for i in range(6):
+        assert torch.equal(paper[i].image, mixed[i].image)
+        assert torch.equal(paper[i].truth, mixed[i].truth)
+        assert not paper[i].coarse.any()
+
+
 def test_length_bounds_the_indices(cache_dir: Path) -> None:
     samples = RefinerSamples(cache_dir, crop_size=SIZE, length=5)
     assert len(samples) == 5

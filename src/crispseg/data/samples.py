@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -57,6 +57,7 @@ class RefinerSamples(Dataset[Sample]):
         split: "train" or "test"; items of the other split are never touched.
         length: number of samples.
         real_fraction: share of samples from real pairs; the rest are composites.
+        coarse: how coarse masks are made, "mixed" (``coarsen``) or "paper" (``perturb_mask``).
         without: groups to leave out (sequences, for cross-validation).
 
     Raises:
@@ -72,6 +73,7 @@ class RefinerSamples(Dataset[Sample]):
         split: str = "train",
         length: int = 1_000_000,
         real_fraction: float = 0.3,
+        coarse: Literal["mixed", "paper"] = "mixed",
         without: Iterable[str] = (),
     ) -> None:
         cv2.setNumThreads(
@@ -85,6 +87,7 @@ class RefinerSamples(Dataset[Sample]):
         self._cutouts = self._cache.select("cutout", split, groups)
         self._backgrounds = self._cache.select("background", split, groups)
         self._crop_size, self._seed, self._length = crop_size, seed, length
+        self._coarsen = {"mixed": coarsen, "paper": perturb_mask}[coarse]
         can_compose = bool(self._cutouts and self._backgrounds)
         if not can_compose and not self._pairs:
             raise InputError(f"{cache_dir} holds nothing to make {split} samples from")
@@ -102,7 +105,7 @@ class RefinerSamples(Dataset[Sample]):
             raise IndexError(f"sample {index} of {self._length}")
         rng = np.random.default_rng((self._seed, index))
         image, truth = self._draw(rng)
-        coarse = coarsen(truth > 0.5, rng)
+        coarse = self._coarsen(truth > 0.5, rng)
         return Sample(
             torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             torch.from_numpy(coarse[None].astype(np.float32)),

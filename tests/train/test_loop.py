@@ -1,165 +1,215 @@
-"""The loop on samples that need no data: it learns, and a killed run goes on bit for bit."""
+"""The loop on samples that need no data: it learns, and a stopped run goes on bit for bit."""
 
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from tiny import Discs, recipe
 
-from crispseg.data.samples import Sample
 from crispseg.models.weights import load_model
-from crispseg.train.config import TrainConfig, read_config
-from crispseg.train.loop import rate, soften, train
+from crispseg.train.checkpoint import CHECKPOINT
+from crispseg.train.loop import train, try_out
+from crispseg.train.run import Run
 from crispseg.types import CrispsegError, InputError
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+
+def run(config, said=None, **more):
+    say = (lambda _line: None) if said is None else said.append
+    return train(config, samples=Discs(), say=say, **more)
 
 
-class Discs(Dataset[Sample]):
-    """Bright discs on grey, with a coarse mask that is off; sample i depends on i alone."""
-
-    def __len__(self) -> int:
-        return 1000
-
-    def __getitem__(self, index: int) -> Sample:
-        generator = torch.Generator().manual_seed(index)
-        y, x = (torch.rand(2, generator=generator) * 20 + 14).tolist()
-        rows, columns = torch.meshgrid(torch.arange(48), torch.arange(48), indexing="ij")
-        truth = ((rows - y).hypot(columns - x) < 12).float()[None]
-        image = (60 + 150 * truth + torch.randn(3, 48, 48, generator=generator) * 9).clamp(0, 255)
-        return Sample(image.to(torch.uint8), truth.roll((3, -4), (1, 2)), truth)
+def records(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in x.items() if k not in TIMES} for x in lines]
 
 
-class Interrupting(Discs):
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def __getitem__(self, index: int) -> Sample:
-        if index >= self.at:
-            raise KeyboardInterrupt
-        return super().__getitem__(index)
+TIMES = ("minutes", "samples_per_second")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def config(folder: Path, **changes: object) -> TrainConfig:
-    base = TrainConfig(
-        model="cascadepsp-lite",
-        data="none",
-        output=str(folder),
-        crop_size=48,
-        batch_size=2,
-        iterations=6,
-        workers=0,
-        threads=1,
-        warmup=2,
-        seed=7,
-    )
-    return replace(base, **changes)
-
-
-def test_killed_and_resumed_equals_straight_through(tmp_path) -> None:
-    straight = train(config(tmp_path / "a"), samples=Discs(), say=lambda _line: None)
-    with pytest.raises(KeyboardInterrupt):
-        train(config(tmp_path / "b"), samples=Interrupting(at=6), say=lambda _line: None)
-    assert (tmp_path / "b" / "checkpoint.pt").exists()
-    said: list[str] = []
-    resumed = train(config(tmp_path / "b"), samples=Discs(), say=said.append)
-    assert "resumed at step 3" in said[0]
-    expected, state = (load_model(p).module.state_dict() for p in (straight, resumed))
+def same_weights(first: Path, second: Path) -> None:
+    expected, given = (load_model(p).module.state_dict() for p in (first, second))
     for key, value in expected.items():
-        assert torch.equal(state[key], value), key
+        assert torch.equal(given[key], value), key
+
+
+def interrupt_in_step(monkeypatch, step: int, number: signal.Signals) -> None:
+    """Send a signal between the optimiser's step and the average's update."""
+    update = Run._update_average
+
+    def interrupted(self: Run) -> None:
+        if self.step == step:
+            signal.raise_signal(number)
+        update(self)
+
+    monkeypatch.setattr(Run, "_update_average", interrupted)
+
+
+def test_the_same_seed_gives_the_same_losses(tmp_path) -> None:
+    run(recipe(tmp_path / "a"))
+    run(recipe(tmp_path / "b"))
+    run(recipe(tmp_path / "c", seed=8))
+    assert len(records(tmp_path / "a")) == 6
+    assert records(tmp_path / "a") == records(tmp_path / "b")
+    assert records(tmp_path / "a") != records(tmp_path / "c")
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny-dropout"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(
+    model, number, tmp_path, monkeypatch
+) -> None:
+    straight = run(recipe(tmp_path / "a", model=model))
+    with monkeypatch.context() as patch:
+        interrupt_in_step(patch, 3, number)
+        said: list[str] = []
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
+            run(recipe(tmp_path / "b", model=model), said)
+    assert caught.type is (KeyboardInterrupt if number == signal.SIGINT else SystemExit)
+    assert "stopped at step 3" in said[-1]
+    said.clear()
+    resumed = run(recipe(tmp_path / "b", model=model), said)
+    assert "resumed at step 3" in said[0]
+    same_weights(straight, resumed)
+    assert records(tmp_path / "a") == records(tmp_path / "b")
+
+
+def test_handlers_are_put_back(tmp_path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    run(recipe(tmp_path, iterations=1))
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_it_learns(tmp_path) -> None:
-    weights = train(
-        config(tmp_path, iterations=40, learning_rate=3e-3, ema_decay=0.5),
-        samples=Discs(),
-        say=lambda _line: None,
-    )
-    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert records[-1]["loss"] < 0.8 * records[0]["loss"]
+    weights = run(recipe(tmp_path, iterations=60, learning_rate=1e-2, ema_decay=0.5))
+    log = records(tmp_path)
+    assert log[-1]["loss"] < 0.8 * log[0]["loss"]
     loaded = load_model(weights)
-    assert loaded.metadata["step"] == "40"
-    assert loaded.metadata["learning_rate"] == "0.003"
-    assert "output" not in loaded.metadata
+    assert loaded.metadata["step"] == "60"
+    assert loaded.metadata["learning_rate"] == "0.01"
+    assert not {"output", "data", "trunk_weights"} & set(loaded.metadata)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path) -> None:
-    with pytest.raises(CrispsegError, match="lower the rate"):
-        train(
-            config(tmp_path, iterations=30, learning_rate=1e12, warmup=1),
-            samples=Discs(),
-            say=lambda _line: None,
-        )
+@pytest.mark.parametrize("spoilt", ["loss", "gradient", "statistics"])
+def test_what_is_not_finite_stops_the_run_and_is_never_saved(spoilt, tmp_path, monkeypatch) -> None:
+    config = recipe(tmp_path, iterations=3)
+    weights = run(config)
+    kept = (tmp_path / CHECKPOINT).read_bytes(), weights.read_bytes()
+
+    def spoil(self: Run, found: dict[str, torch.Tensor]) -> None:
+        if self.step == 4:
+            if spoilt == "loss":
+                found["loss"] += torch.nan
+            elif spoilt == "gradient":
+                next(self.module.parameters()).grad[:] = torch.inf
+            else:
+                next(self.module.buffers())[:] = torch.inf
+
+    monkeypatch.setattr(Run, "_share", spoil)
+    with pytest.raises(CrispsegError, match="nothing is saved since the last checkpoint") as caught:
+        run(replace(config, iterations=5))
+    assert "\n" not in str(caught.value)
+    assert ((tmp_path / CHECKPOINT).read_bytes(), weights.read_bytes()) == kept
+
+
+def test_a_rate_that_is_too_high_is_named(tmp_path) -> None:
+    with pytest.raises(CrispsegError, match="lower learning_rate"):
+        run(recipe(tmp_path, iterations=30, learning_rate=1e18, warmup=1))
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path) -> None:
-    (tmp_path / "checkpoint.pt").write_bytes(b"nonsense")
+    (tmp_path / CHECKPOINT).write_bytes(b"nonsense")
     with pytest.raises(InputError, match="damaged"):
-        train(config(tmp_path), samples=Discs(), say=lambda _line: None)
-
-
-def test_learning_rate_by_hand() -> None:
-    assert rate(0, 100, 0.0) == pytest.approx(0.01)
-    assert rate(99, 100, 0.0) == pytest.approx(1)
-    assert rate(1000, 100, 0.5) == pytest.approx(0.505)
-    assert rate(1000, 100, 1.0) == pytest.approx(0.01)
-
-
-def test_softened_masks_keep_flat_places_and_blur_edges() -> None:
-    mask = torch.zeros(1, 1, 20, 20)
-    mask[..., 10:] = 1
-    soft = soften(mask, 2)
-    assert soft.shape == mask.shape
-    assert (soft[..., :5] == 0).all()
-    torch.testing.assert_close(soft[..., 15:], torch.ones(1, 1, 20, 5))
-    assert (soft[..., 9] < 0.5).all()
-    assert (soft[..., 10] > 0.5).all()
-
-
-def test_every_recipe_can_be_read() -> None:
-    recipes = sorted(RECIPES.glob("*.toml"))
-    assert recipes
-    for path in recipes:
-        assert read_config(path).model
+        run(recipe(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("change", "message"),
     [
-        ("batch_size = 0", "line 4: batch_size = 0 is out of range"),
-        ("crop_size = 100", "line 4: crop_size = 100 is out of range"),
-        ('batch_size = "2"', "line 4: batch_size must be of type int, not '2'"),
-        ("batch_size = true", "must be of type int"),
-        ("mean = [1.0, 2.0]", "three numbers"),
-        ("batch = 3", "line 4: unknown key 'batch'"),
-        ("batch_size = ", "not a valid TOML"),
+        ({"seed": 9}, "seed is 9, but the run in .* began with 7"),
+        ({"batch_size": 4}, r"batch_size \(of all processes together\) is 4, but .* with 2"),
+        ({"crop_size": 64}, "crop_size is 64, but .* with 48"),
+        ({"model": "tiny-plain"}, "model is 'tiny-plain', but .* with 'tiny'"),
+        ({"std": (0.5, 0.5, 0.4)}, "std is"),
     ],
 )
-def test_mistakes_in_recipes_name_the_line(line, message, tmp_path) -> None:
-    recipe = tmp_path / "r.toml"
-    recipe.write_text(f'model = "m"\ndata = "d"\noutput = "o"\n{line}\n')
-    with pytest.raises(InputError, match=message):
-        read_config(recipe)
+def test_another_recipe_is_refused(change, message, tmp_path) -> None:
+    run(recipe(tmp_path, iterations=1))
+    with pytest.raises(InputError, match=message) as caught:
+        run(recipe(tmp_path, iterations=2) if not change else recipe(tmp_path, **change))
+    assert "--restart" in str(caught.value)
 
 
-def test_a_recipe_needs_an_end_and_its_keys(tmp_path) -> None:
-    recipe = tmp_path / "r.toml"
-    recipe.write_text('model = "m"\ndata = "d"\noutput = "o"\n')
-    with pytest.raises(InputError, match="iterations"):
-        read_config(recipe)
-    recipe.write_text("iterations = 5\n")
-    with pytest.raises(InputError, match="missing key 'model'"):
-        read_config(recipe)
-    with pytest.raises(InputError, match="cannot read recipe"):
-        read_config(tmp_path / "none.toml")
+def test_what_decides_no_number_may_change(tmp_path) -> None:
+    run(recipe(tmp_path, iterations=1))
+    said: list[str] = []
+    run(recipe(tmp_path, iterations=2, data="elsewhere", workers=1, checkpoint_minutes=9.0), said)
+    assert "resumed at step 1" in said[0]
+
+
+def test_restart_begins_again(tmp_path) -> None:
+    run(recipe(tmp_path / "a", iterations=2))
+    expected = records(tmp_path / "a")
+    run(recipe(tmp_path, seed=9, iterations=4))
+    run(recipe(tmp_path, iterations=2), resume=False)
+    assert records(tmp_path) == expected
+
+
+def test_restart_forgets_the_old_checkpoint_before_the_first_step(tmp_path, monkeypatch) -> None:
+    run(recipe(tmp_path, seed=9, iterations=4))
+    monkeypatch.setattr(Run, "advance", lambda _run, _sample: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(recipe(tmp_path), resume=False)
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_checkpoints_of_older_versions_are_taken_or_refused_in_one_line(tmp_path) -> None:
+    run(recipe(tmp_path, iterations=1))
+    path = tmp_path / CHECKPOINT
+    state = torch.load(path, weights_only=True)
+    for key in ("recipe", "smooth", "best"):
+        del state[key]
+    torch.save(state, path)
+    said: list[str] = []
+    run(recipe(tmp_path, iterations=2), said)
+    assert "older version" in said[0]
+    torch.save(state | {"module": {}}, path)
+    with pytest.raises(InputError, match="does not fit tiny as it is now"):
+        run(recipe(tmp_path, iterations=2))
+
+
+def test_lines_after_the_checkpoint_are_dropped_from_the_log(tmp_path) -> None:
+    run(recipe(tmp_path, iterations=2))
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text() + '{"step": 3, "loss": 9}\n{"step": 4, "lo')
+    run(recipe(tmp_path, iterations=3))
+    assert [record["step"] for record in records(tmp_path)] == [1, 2, 3]
+    assert records(tmp_path)[-1]["loss"] < 9
+
+
+def test_an_output_that_is_a_file_is_one_line(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        run(recipe(tmp_path / "file"))
+
+
+def test_samples_that_run_out_end_the_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(Discs, "__len__", lambda _self: 5)
+    said: list[str] = []
+    run(recipe(tmp_path), said)
+    assert "no samples are left at step 2" in said[-1]
+
+
+def test_check_prints_the_recipe_and_writes_nothing(tmp_path) -> None:
+    said: list[str] = []
+    try_out(recipe(tmp_path / "out"), samples=Discs(), say=said.append)
+    assert 'model = "tiny"' in said[0]
+    assert "mean = [0.5, 0.5, 0.5]" in said[0]
+    assert "parameters" in said[1]
+    assert "one step: loss" in said[2]
+    assert not (tmp_path / "out").exists()

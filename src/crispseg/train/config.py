@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from crispseg.types import InputError
 
@@ -20,54 +22,106 @@ class TrainConfig:
         data: folder made by ``recipes/prepare_lite_data.py``.
         output: folder for checkpoints, log and weights.
         imagenet_trunk: start the compact trunk from ImageNet weights (extra ``train``).
+        trunk_weights: file of a ResNet trunk in torchvision's layout to start from; "" for none.
         mean: subtracted from RGB in [0, 1].
         std: what is then divided by.
         crop_size: side of the training crops, a multiple of 16.
-        batch_size: samples in a step.
+        coarse: how coarse masks are made: "mixed" with errors of networks, "paper" as published.
+        real_fraction: share of samples from real pairs; the others are composites.
+        without: groups of the data to leave out, for cross-validation.
+        batch_size: samples in a step, of each process.
         iterations: steps in all; 0 for no limit.
         max_minutes: minutes in all, over all resumed runs; 0 for no limit.
+        optimiser: "adamw", or "adam" with L2 weight decay as the paper has it.
         learning_rate: at its height, of everything but the trunk.
         trunk_factor: times ``learning_rate`` for the trunk.
+        schedule: "cosine" down to 1 %, "step" (x 0.1 at each milestone) or "poly" (power 0.9).
+        milestones: steps at which schedule "step" lowers the rate.
         warmup: steps over which the rate rises to its height.
-        weight_decay: of AdamW.
-        gradient_clip: largest norm of the gradient.
-        ema_decay: of the averaged weights, which are what is saved.
+        weight_decay: of the optimiser.
+        gradient_clip: largest norm of the gradient; 0 for no limit.
+        ema_decay: of the averaged weights, which are what is saved; 0 for no averaging.
         local_step_share: share of steps trained as the local step (two runs, soft S4 given).
         seed: of samples and steps.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: of the network's layers; losses and weights are float32 always.
+        channels_last: memory layout of the network, for speed.
+        sync_bn: BatchNorm over all processes of a run on several GPUs.
         threads: of the network; 0 leaves PyTorch's own choice.
         workers: processes that make samples.
         checkpoint_minutes: between checkpoints.
+        log_every: steps between lines of the log.
+        validate_every: steps between validations on the test split; 0 for none.
+        validate_count: samples of a validation, always the same ones.
+        validate_crop_size: side of their crops; 0 for ``crop_size``.
+        keep_best: keep the weights of the best validation (mBA) as ``<model>-best.safetensors``.
+        tensorboard: write scalars and pictures for TensorBoard as well (extra ``train``).
+        picture_every: steps between pictures.
     """
 
     model: str
     data: str
     output: str
     imagenet_trunk: bool = False
+    trunk_weights: str = ""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     crop_size: int = 192
+    coarse: Literal["mixed", "paper"] = "mixed"
+    real_fraction: float = 0.3
+    without: tuple[str, ...] = ()
     batch_size: int = 12
     iterations: int = 0
     max_minutes: float = 0.0
+    optimiser: Literal["adamw", "adam"] = "adamw"
     learning_rate: float = 1e-3
     trunk_factor: float = 1.0
+    schedule: Literal["cosine", "step", "poly"] = "cosine"
+    milestones: tuple[int, ...] = ()
     warmup: int = 100
     weight_decay: float = 1e-4
     gradient_clip: float = 5.0
     ema_decay: float = 0.998
     local_step_share: float = 0.35
     seed: int = 0
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = True
+    sync_bn: bool = False
     threads: int = 0
     workers: int = 1
     checkpoint_minutes: float = 5.0
+    log_every: int = 20
+    validate_every: int = 0
+    validate_count: int = 32
+    validate_crop_size: int = 0
+    keep_best: bool = True
+    tensorboard: bool = False
+    picture_every: int = 500
 
 
-def read_config(path: str | Path) -> TrainConfig:
+# What may change when a run is resumed: where and on what it runs, when it ends, what it reports.
+# Everything else decides the numbers that come out.
+MAY_CHANGE = frozenset(
+    [
+        *("data", "output", "device", "channels_last", "threads", "workers"),
+        *("iterations", "max_minutes", "checkpoint_minutes", "validate_every", "keep_best"),
+        *("log_every", "tensorboard", "picture_every"),
+    ]
+)
+
+
+def read_config(path: str | Path, changes: Iterable[str] = ()) -> TrainConfig:
     """Read a recipe.
+
+    Args:
+        path: a TOML file.
+        changes: "key=value" each, in place of what the file says; values as in TOML, but text may
+            go without quotes.
 
     Raises:
         InputError: no such file, bad TOML, unknown or missing key, wrong type or value; the
-            message names the line.
+            message names the line, or the change.
     """
     path = Path(path)
     try:
@@ -77,16 +131,25 @@ def read_config(path: str | Path) -> TrainConfig:
         raise InputError(f"cannot read recipe {path}: {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path} is not a valid TOML recipe: {error}") from None
-    wanted = {field.name: field for field in fields(TrainConfig)}
+    places = {key: f"{path}, line {_line_of(key, text)}" for key in values}
+    for change in changes:
+        key, value = _parsed(change)
+        values[key], places[key] = value, f"--set {key}"
+    kinds = get_type_hints(TrainConfig)
     for key, value in values.items():
-        place = f"{path}, line {_line_of(key, text)}"
-        if key not in wanted:
-            raise InputError(f"{place}: unknown key {key!r}; known: {', '.join(wanted)}")
-        values[key] = _converted(value, str(wanted[key].type), f"{place}: {key}")
-    missing = [n for n, f in wanted.items() if f.default is MISSING and n not in values]
+        if key not in kinds:
+            raise InputError(f"{places[key]}: unknown key {key!r}; known: {', '.join(kinds)}")
+        values[key] = _converted(value, kinds[key], f"{places[key]}: {key}")
+    missing = [f.name for f in fields(TrainConfig) if f.default is MISSING and f.name not in values]
     if missing:
         raise InputError(f"{path}: missing key {missing[0]!r}")
-    return _checked(TrainConfig(**values), path, text)
+    config = TrainConfig(**values)
+    if wrong := _out_of_range(config):
+        place = places.get(wrong, f"{path}, line 1")
+        raise InputError(f"{place}: {wrong} = {_shown(getattr(config, wrong))} is out of range")
+    if not (config.iterations or config.max_minutes):
+        raise InputError(f"{path}: give iterations or max_minutes, or the run never ends")
+    return config
 
 
 def _line_of(key: str, text: str) -> int:
@@ -95,32 +158,74 @@ def _line_of(key: str, text: str) -> int:
     return next((i for i, line in enumerate(lines, start=1) if pattern.match(line)), 1)
 
 
-def _converted(value: Any, kind: str, place: str) -> Any:
-    if kind.startswith("tuple"):
-        numbers = isinstance(value, list) and all(isinstance(v, int | float) for v in value)
-        if not numbers or len(value) != 3:
-            raise InputError(f"{place} must be three numbers, not {value!r}")
-        return tuple(float(v) for v in value)
-    types = {"str": str, "bool": bool, "int": int, "float": int | float}
-    wrong_bool = isinstance(value, bool) and kind != "bool"
-    if wrong_bool or not isinstance(value, types[kind]):
-        raise InputError(f"{place} must be of type {kind}, not {value!r}")
-    return float(value) if kind == "float" else value
+def _parsed(change: str) -> tuple[str, Any]:
+    key, equals, text = (part.strip() for part in change.partition("="))
+    if not equals or not key.isidentifier():
+        raise InputError(f"--set takes key=value, not {change!r}")
+    try:
+        return key, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, text  # text without quotes; a number or list gone wrong fails by its type
 
 
-def _checked(config: TrainConfig, path: Path, text: str) -> TrainConfig:
+def _converted(value: Any, kind: Any, place: str) -> Any:
+    """``value`` from TOML as the type of its key."""
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            known = ", ".join(map(repr, get_args(kind)))
+            raise InputError(f"{place} must be one of {known}, not {value!r}")
+        return value
+    if get_origin(kind) is tuple:
+        inner, *rest = get_args(kind)
+        wanted = "three numbers" if rest != [...] else f"a list of {inner.__name__}"
+        if not isinstance(value, list) or (rest != [...] and len(value) != 3):
+            raise InputError(f"{place} must be {wanted}, not {value!r}")
+        return tuple(_converted(v, inner, place) for v in value)
+    accepted = int | float if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise InputError(f"{place} must be of type {kind.__name__}, not {value!r}")
+    if kind is float and not math.isfinite(value):
+        raise InputError(f"{place} must be finite, not {value!r}")
+    return float(value) if kind is float else value
+
+
+def _out_of_range(config: TrainConfig) -> str | None:
+    """The first key whose value makes no sense."""
+    steps = config.milestones
     demands = {
+        "std": min(config.std) > 0,
         "crop_size": config.crop_size >= 32 and config.crop_size % 16 == 0,
+        "real_fraction": config.real_fraction <= 1,
         "batch_size": config.batch_size >= 1,
         "learning_rate": config.learning_rate > 0,
-        "ema_decay": 0 <= config.ema_decay < 1,
-        "local_step_share": 0 <= config.local_step_share <= 1,
-        "gradient_clip": config.gradient_clip > 0,
-        "iterations": config.iterations > 0 or config.max_minutes > 0,
+        "milestones": bool(steps) == (config.schedule == "step")
+        and list(steps) == sorted(set(steps)),
+        "ema_decay": config.ema_decay < 1,
+        "local_step_share": config.local_step_share <= 1,
+        "seed": config.seed < 2**32,
+        "log_every": config.log_every >= 1,
+        "validate_count": config.validate_count >= 1,
+        "validate_crop_size": config.validate_crop_size % 16 == 0,
+        "picture_every": config.picture_every >= 1,
     }
-    for key, holds in demands.items():
-        if not holds:
-            line = _line_of(key, text)
-            value = getattr(config, key)
-            raise InputError(f"{path}, line {line}: {key} = {value} is out of range")
-    return config
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if not demands.get(field.name, True) or (isinstance(value, int | float) and value < 0):
+            return field.name
+    return None
+
+
+def recipe_text(config: TrainConfig) -> str:
+    """The whole recipe as TOML, what was left out included."""
+    return "\n".join(f"{f.name} = {_shown(getattr(config, f.name))}" for f in fields(config))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(value)

@@ -2,152 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable, Generator, Sized
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from crispseg.data.samples import RefinerSamples, Sample
-from crispseg.models.build import build
-from crispseg.models.cascadepsp import CascadeLogits, RefinementModule
-from crispseg.models.efficientnet import EfficientNetLite, load_imagenet
 from crispseg.models.weights import save_weights
-from crispseg.train.checkpoint import load_checkpoint, save_checkpoint
-from crispseg.train.config import TrainConfig
-from crispseg.train.losses import cascade_loss
-from crispseg.types import CrispsegError
+from crispseg.train.checkpoint import (
+    CHECKPOINT,
+    check_same_recipe,
+    load_checkpoint,
+    recipe_of,
+    save_checkpoint,
+)
+from crispseg.train.config import TrainConfig, recipe_text
+from crispseg.train.distributed import Group, process_group
+from crispseg.train.events import Events
+from crispseg.train.run import Run
+from crispseg.train.signals import StopSignals, ignore_in_worker, leave
+from crispseg.train.validate import my_share, side_by_side, validate, validation_samples
+from crispseg.types import InputError
 
-LOG_EVERY = 20
 ENDLESS = 1_000_000_000
 # What a recipe says of the machine it ran on, and what save_weights says itself.
-LOCAL_KEYS = ("data", "output", "threads", "workers", "mean", "std", "model")
+LOCAL_KEYS = {"data", "output", "device", "threads", "workers", "trunk_weights"}
+LOCAL_KEYS |= {"mean", "std", "model"}
 
-
-class Run:
-    """The state of a run: network, averaged network, optimiser, step, minutes so far."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        torch.manual_seed(config.seed)
-        self.config = config
-        self.module = cast(RefinementModule, build(config.model))
-        if config.imagenet_trunk:
-            load_imagenet(cast(EfficientNetLite, self.module.trunk))
-        self.module.to(memory_format=torch.channels_last).train()
-        self.average = build(config.model)
-        self.average.load_state_dict(self.module.state_dict())
-        trunk = {id(parameter) for parameter in self.module.trunk.parameters()}
-        groups: list[dict[str, Any]] = [
-            {"params": [], "height": config.learning_rate * factor}
-            for factor in (config.trunk_factor, 1.0)
-        ]
-        for parameter in self.module.parameters():
-            groups[id(parameter) not in trunk]["params"].append(parameter)
-        self.optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-        self.step = 0
-        self.minutes = 0.0
-
-    def state(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
-        return {
-            "module": self.module.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-            "minutes": self.minutes,
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``."""
-        self.module.load_state_dict(state["module"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.minutes = state["step"], state["minutes"]
-
-    def progress(self) -> float:
-        """Share of the run that is done, by steps or by minutes, whichever ends it first."""
-        config = self.config
-        by_steps = self.step / config.iterations if config.iterations else 0.0
-        by_minutes = self.minutes / config.max_minutes if config.max_minutes else 0.0
-        return max(by_steps, by_minutes)
-
-    def advance(self, sample: Sample) -> dict[str, float]:
-        """One step; returns the parts of the loss.
-
-        Raises:
-            CrispsegError: the loss is no longer finite.
-        """
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["height"] * rate(self.step, self.config.warmup, self.progress())
-        logits = self._forward(sample)
-        loss, parts = cascade_loss(logits, sample.truth)
-        if not bool(loss.isfinite()):
-            raise CrispsegError(f"the loss is {loss.item()} at step {self.step}; lower the rate")
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.module.parameters(), self.config.gradient_clip)
-        self.optimiser.step()
-        self.step += 1
-        self._update_average()
-        values = {"loss": loss.item()} | {name: part.item() for name, part in parts.items()}
-        return values | _errors(logits.s1, sample)
-
-    def _forward(self, sample: Sample) -> CascadeLogits:
-        config = self.config
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (config.mean, config.std))
-        image = ((sample.image.float() / 255 - mean) / std).contiguous(
-            memory_format=torch.channels_last
-        )
-        seg = sample.coarse * 2 - 1
-        # From seed and step alone, so that a resumed run draws the same.
-        draw = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
-        if float(torch.rand((), generator=draw)) >= config.local_step_share:
-            return cast(CascadeLogits, self.module(image, seg))
-        radius = int(torch.randint(1, 5, (), generator=draw))
-        return cast(CascadeLogits, self.module(image, seg, soften(sample.coarse, radius) * 2 - 1))
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        keep = min(self.config.ema_decay, self.step / (self.step + 9))
-        for mine, theirs in zip(
-            self.average.state_dict().values(), self.module.state_dict().values(), strict=True
-        ):
-            if mine.is_floating_point():
-                mine.lerp_(theirs, 1 - keep)
-            else:
-                mine.copy_(theirs)
-
-
-def rate(step: int, warmup: int, progress: float) -> float:
-    """Factor on the learning rate: linear warm-up, then half a cosine down to 1 %."""
-    decay = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
-    return min(1.0, (step + 1) / max(warmup, 1)) * decay
-
-
-def soften(mask: Tensor, radius: int) -> Tensor:
-    """A mask as the stride-4 head would give it, enlarged: two box filters of 2 * radius + 1."""
-    for _ in range(2):
-        padded = F.pad(mask, (radius,) * 4, mode="replicate")
-        mask = F.avg_pool2d(padded, 2 * radius + 1, stride=1)
-    return mask
-
-
-def _errors(logits: Tensor, sample: Sample) -> dict[str, float]:
-    """1 - IoU of the batch, before and after."""
-    truth = sample.truth > 0.5
-
-    def error(mask: Tensor) -> float:
-        return 1 - int((mask & truth).sum()) / max(int((mask | truth).sum()), 1)
-
-    return {"error_before": error(sample.coarse > 0.5), "error_after": error(logits > 0)}
+Say = Callable[[str], None]
 
 
 def train(
@@ -155,106 +42,240 @@ def train(
     *,
     resume: bool = True,
     samples: Dataset[Sample] | None = None,
-    say: Callable[[str], None] = print,
+    validation: Dataset[Sample] | None = None,
+    say: Say = print,
 ) -> Path:
     """Run a recipe to its end, or go on with one that was stopped.
 
-    Every ``checkpoint_minutes``, at the end and at Ctrl-C, the folder ``config.output`` gets
-    ``checkpoint.pt``, ``log.jsonl`` and the averaged weights, ``<model>.safetensors``.
+    Every ``checkpoint_minutes``, at the end, and at Ctrl-C or SIGTERM after the step in progress,
+    the folder ``config.output`` gets ``checkpoint.pt`` and the averaged weights,
+    ``<model>.safetensors``; ``log.jsonl`` grows all the time. Under torchrun the steps are shared
+    by all processes, and the first one writes.
 
     Args:
         config: the recipe.
         resume: go on from the checkpoint in the output folder, if there is one.
         samples: instead of those in ``config.data``.
-        say: receives a line of progress now and then.
+        validation: instead of the test split in ``config.data``.
+        say: receives a line of progress now and then, in the first process.
 
     Returns:
         The file of averaged weights.
 
     Raises:
-        InputError: no data, or a damaged checkpoint.
+        InputError: no data, a damaged checkpoint, or one of another recipe.
         CrispsegError: the loss is no longer finite.
+        KeyboardInterrupt: after Ctrl-C, when all is saved.
+        SystemExit: after SIGTERM, when all is saved.
     """
+    folder = Path(config.output)
+    with process_group(config.device) as group, StopSignals() as stop:
+        say = say if group.rank == 0 else _say_nothing
+        run = _prepare(config, group, folder, resume, say)
+        if samples is None:
+            samples = _samples(config)
+        held: list[Sample] = []
+        if config.validate_every:
+            held = my_share(run, validation_samples(config) if validation is None else validation)
+        if not resume:  # what is there would else be resumed if this run were killed early
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        board = config.tensorboard
+        mine = folder if group.rank == 0 else None
+        with closing(Events(mine, run.step, say, tensorboard=board)) as events:
+            _run_steps(run, samples, held, events, stop)
+        _save(run)
+    if stop.received:
+        say(f"stopped at step {run.step}; all is saved, and the same command goes on from here")
+        leave(stop.received)
+    return _weights(config)
+
+
+def try_out(
+    config: TrainConfig, *, samples: Dataset[Sample] | None = None, say: Say = print
+) -> None:
+    """Say what a recipe means and make one step of it; nothing is written.
+
+    Raises:
+        InputError: no data, or trunk weights missing.
+        CrispsegError: the first loss is not finite.
+    """
+    with process_group(config.device) as group:
+        say = say if group.rank == 0 else _say_nothing
+        _use_threads(config)
+        say(recipe_text(config))
+        run = Run(config, group)
+        say(f"# {sum(p.numel() for p in run.module.parameters()):,} parameters on {group.device}")
+        begun = time.monotonic()
+        if samples is None:
+            samples = _samples(config)
+        with closing(_batches(run, samples)) as batches:
+            batch = next(batches)
+            made = time.monotonic()
+            values = run.advance(batch)
+        seconds = f"{made - begun:.1f} s for the first batch, {time.monotonic() - made:.1f} s"
+        say(f"# one step: loss {values['loss']:.3f}; {seconds} for the step; nothing was written")
+
+
+def _prepare(config: TrainConfig, group: Group, folder: Path, resume: bool, say: Say) -> Run:
+    """A run that begins, or goes on from the checkpoint in ``folder``."""
+    _use_threads(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output folder {folder} cannot be made: {error.strerror}") from None
+    state = load_checkpoint(folder) if resume else None
+    if state and "recipe" in state:
+        check_same_recipe(state["recipe"], recipe_of(config, group.size), folder)
+    elif state:
+        say("the checkpoint is of an older version, which did not keep the recipe")
+    run = Run(config, group, state)
+    if group.add([run.step]) != [run.step * group.size]:
+        raise InputError(f"all processes must see the same folder {folder}, and they do not")
+    if state:
+        say(f"resumed at step {run.step} after {run.minutes:.1f} min")
+    return run
+
+
+def _use_threads(config: TrainConfig) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
-    folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    run = Run(config)
-    state = load_checkpoint(folder) if resume else None
-    if state:
-        run.load(state)
-        say(f"resumed at step {run.step} after {run.minutes:.1f} min")
-    if samples is None:
-        samples = RefinerSamples(
-            config.data, crop_size=config.crop_size, seed=config.seed, length=ENDLESS
-        )
-    weights = folder / f"{config.model}.safetensors"
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-        try:
-            _run_steps(run, samples, log, say, weights)
-        finally:
-            _save(run, weights)
-    return weights
+
+
+def _samples(config: TrainConfig) -> RefinerSamples:
+    return RefinerSamples(
+        config.data,
+        crop_size=config.crop_size,
+        seed=config.seed,
+        length=ENDLESS,
+        real_fraction=config.real_fraction,
+        coarse=config.coarse,
+        without=config.without,
+    )
 
 
 def _run_steps(
-    run: Run, samples: Dataset[Sample], log: TextIO, say: Callable[[str], None], weights: Path
+    run: Run, samples: Dataset[Sample], held: list[Sample], events: Events, stop: StopSignals
 ) -> None:
-    smooth: dict[str, float] = {}
-    saved_at, first_step, begun = run.minutes, run.step, time.monotonic()
-    already = run.minutes
-    with closing(_batches(run.config, samples, run.step)) as batches:
-        for sample in batches:
-            if run.progress() >= 1:
+    """Step after step until the recipe's end, or a signal.
+
+    Time and signals are looked at between steps only; the first process's clock and any process's
+    signal count for all, so that all do the same.
+    """
+    config = run.config
+    begun, already, first_step = time.monotonic(), run.minutes, run.step
+    saved_at = already
+    with closing(_batches(run, samples)) as batches:
+        while run.progress() < 1:
+            sample = next(batches, None)
+            if sample is None:
+                events.say(f"no samples are left at step {run.step}")
                 return
-            parts = run.advance(sample)
-            run.minutes = already + (time.monotonic() - begun) / 60
-            for name, value in parts.items():
-                smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
-            if run.step % LOG_EVERY == 0:
-                seconds = max(60 * (run.minutes - already), 1e-9)
-                speed = (run.step - first_step) * run.config.batch_size / seconds
-                record = {"step": run.step, "minutes": round(run.minutes, 2), **smooth}
-                log.write(json.dumps(record) + "\n")
-                log.flush()
-                say(_line(run, smooth, speed))
-            if run.minutes - saved_at >= run.config.checkpoint_minutes:
-                _save(run, weights)
+            values = run.advance(sample)
+            minutes = already + (time.monotonic() - begun) / 60
+            run.minutes, stopped = run.group.agree(minutes, stop.received is not None)
+            if _due(run, config.log_every):
+                values["samples_per_second"] = _speed(run, first_step, run.minutes - already)
+                _report(run, values, events)
+            if config.tensorboard and _due(run, config.picture_every) and run.group.rank == 0:
+                events.picture(run.step, side_by_side(run, sample))
+            if _due(run, config.validate_every):
+                _validate(run, held, events)
+            if stopped:
+                return
+            if run.minutes - saved_at >= config.checkpoint_minutes:
+                _save(run)
                 saved_at = run.minutes
 
 
-def _line(run: Run, smooth: dict[str, float], speed: float) -> str:
+def _due(run: Run, every: int) -> bool:
+    return every > 0 and run.step % every == 0
+
+
+def _speed(run: Run, first_step: int, minutes: float) -> float:
+    """Samples a second, of all processes."""
+    count = (run.step - first_step) * run.config.batch_size * run.group.size
+    return count / max(60 * minutes, 1e-9)
+
+
+def _report(run: Run, values: dict[str, float], events: Events) -> None:
+    smooth = values | run.smooth
+    events.scalars(run.step, run.minutes, smooth)
     done = run.progress()
     left = run.minutes * (1 - done) / max(done, 1e-9)
-    return (
+    events.say(
         f"step {run.step}  loss {smooth['loss']:.3f}  1-IoU {smooth['error_before']:.4f} -> "
-        f"{smooth['error_after']:.4f}  {speed:.1f} samples/s  {100 * done:.1f} %  "
-        f"{left:.0f} min left"
+        f"{smooth['error_after']:.4f}  {smooth['samples_per_second']:.1f} samples/s  "
+        f"{100 * done:.1f} %  {left:.0f} min left"
     )
 
 
-def _batches(config: TrainConfig, samples: Dataset[Sample], step: int) -> Generator[Sample]:
-    """Batches from ``step`` on: samples are random already and are taken in order."""
-    loader = DataLoader(
+def _validate(run: Run, held: list[Sample], events: Events) -> None:
+    """Try the averaged network; keep it if it is the best so far."""
+    scores = validate(run, held)
+    named = {f"validation/{name}": score for name, score in scores.items()}
+    events.scalars(run.step, run.minutes, named)
+    better = run.config.keep_best and scores["mba_after"] > run.best
+    events.say(
+        f"step {run.step}  validation  IoU {scores['iou_before']:.4f} -> "
+        f"{scores['iou_after']:.4f}  mBA {scores['mba_before']:.4f} -> {scores['mba_after']:.4f}"
+        + ("  best so far" if better else "")
+    )
+    if better:
+        run.best = scores["mba_after"]
+        texts = {name: f"{score:.6f}" for name, score in named.items()}
+        _save_weights(run, _weights(run.config, "-best"), texts)
+
+
+def _batches(run: Run, samples: Dataset[Sample]) -> Generator[Sample]:
+    """This process's batches from the run's step on; samples are random already.
+
+    Step s of n processes takes n * batch_size samples in order, the r-th of them its r-th part:
+    two processes see what one with twice the batch sees.
+    """
+    config, group = run.config, run.group
+    together = config.batch_size * group.size
+    end = len(cast(Sized, samples)) - together + 1
+    starts = range(run.step * together, end, together)
+    first, size = group.rank * config.batch_size, config.batch_size
+    mine = (list(range(start + first, start + first + size)) for start in starts)
+    yield from DataLoader(
         samples,
-        batch_size=config.batch_size,
-        sampler=range(step * config.batch_size, len(cast(Sized, samples))),
+        batch_sampler=mine,
         num_workers=config.workers,
         prefetch_factor=4 if config.workers else None,
-        drop_last=True,
+        pin_memory=group.device.type == "cuda",
+        worker_init_fn=ignore_in_worker,
     )
-    yield from loader
 
 
-def _save(run: Run, weights: Path) -> None:
-    save_checkpoint(weights.parent, run.state())
+def _save(run: Run) -> None:
+    """Checkpoint and weights, by the first process; all of them check that they are finite."""
+    config = run.config
+    state = run.state() | {"recipe": recipe_of(config, run.group.size)}
+    if run.group.rank == 0:
+        save_checkpoint(Path(config.output), state)
+        _save_weights(run, _weights(config), {})
+
+
+def _weights(config: TrainConfig, suffix: str = "") -> Path:
+    return Path(config.output) / f"{config.model}{suffix}.safetensors"
+
+
+def _save_weights(run: Run, path: Path, more: dict[str, str]) -> None:
+    if run.group.rank:
+        return
     config = run.config
     recipe = {key: str(value) for key, value in asdict(config).items() if key not in LOCAL_KEYS}
+    progress = {"step": str(run.step), "minutes": f"{run.minutes:.1f}"}
     save_weights(
-        weights,
+        path,
         run.average,
         architecture=config.model,
         mean=config.mean,
         std=config.std,
-        metadata=recipe | {"step": str(run.step), "minutes": f"{run.minutes:.1f}"},
+        metadata=recipe | progress | more,
     )
+
+
+def _say_nothing(_line: str) -> None:
+    pass

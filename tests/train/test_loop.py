@@ -78,6 +78,21 @@ def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(
     assert records(tmp_path / "a") == records(tmp_path / "b")
 
 
+def test_a_worker_lost_to_the_same_signal_is_no_error(tmp_path, monkeypatch) -> None:
+    def lost(_self: Discs, index: int) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
+
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Discs, "__getitem__", lost)
+        with pytest.raises(SystemExit, match="143"):
+            run(recipe(tmp_path), said)
+    assert "stopped at step 0" in said[-1]
+    run(recipe(tmp_path), said)
+    assert len(records(tmp_path)) == 6
+
+
 def test_handlers_are_put_back(tmp_path) -> None:
     before = signal.getsignal(signal.SIGINT)
     run(recipe(tmp_path, iterations=1))
@@ -94,8 +109,17 @@ def test_it_learns(tmp_path) -> None:
     assert not {"output", "data", "trunk_weights"} & set(loaded.metadata)
 
 
-@pytest.mark.parametrize("spoilt", ["loss", "gradient", "statistics"])
-def test_what_is_not_finite_stops_the_run_and_is_never_saved(spoilt, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [
+        ("loss", "loss is nan at step 4"),
+        ("gradient", "gradient_norm is inf at step 4"),
+        ("statistics", "running_mean is no longer finite at step 5"),
+    ],
+)
+def test_what_is_not_finite_stops_the_run_and_is_never_saved(
+    spoilt, message, tmp_path, monkeypatch
+) -> None:
     config = recipe(tmp_path, iterations=3)
     weights = run(config)
     kept = (tmp_path / CHECKPOINT).read_bytes(), weights.read_bytes()
@@ -110,8 +134,9 @@ def test_what_is_not_finite_stops_the_run_and_is_never_saved(spoilt, tmp_path, m
                 next(self.module.buffers())[:] = torch.inf
 
     monkeypatch.setattr(Run, "_share", spoil)
-    with pytest.raises(CrispsegError, match="nothing is saved since the last checkpoint") as caught:
+    with pytest.raises(CrispsegError, match=message) as caught:
         run(replace(config, iterations=5))
+    assert "nothing is saved since the last checkpoint" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert ((tmp_path / CHECKPOINT).read_bytes(), weights.read_bytes()) == kept
 

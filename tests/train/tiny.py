@@ -148,6 +148,7 @@ def keep_gradients(folder: Path) -> None:
 
 def command(arguments: list[str], output: Path, environment: dict[str, str]) -> None:
     """The body of a process: ``crispseg`` with the tiny networks; all it says goes to a file."""
+    os.setsid()  # signals to its group, which are its workers, do not reach the tests
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

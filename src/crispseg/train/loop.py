@@ -166,7 +166,12 @@ def _run_steps(
     saved_at = already
     with closing(_batches(run, samples)) as batches:
         while run.progress() < 1:
-            sample = next(batches, None)
+            try:
+                sample = next(batches, None)
+            except RuntimeError:
+                if stop.received:  # took a worker that had only begun to start
+                    return
+                raise
             if sample is None:
                 events.say(f"no samples are left at step {run.step}")
                 return

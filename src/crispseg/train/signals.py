@@ -27,7 +27,8 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as for a script's jobs
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(

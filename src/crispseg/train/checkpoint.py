@@ -26,7 +26,9 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         try:
             torch.save(state, temporary)
         except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
-            raise InputError(f"{folder / CHECKPOINT}: cannot be written: {_line(error)}") from None
+            raise InputError(
+                f"{folder / CHECKPOINT} cannot be written; is the disk full? ({_line(error)})"
+            ) from None
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from tiny import Discs, recipe
 
 from crispseg.models.weights import load_model
 from crispseg.train.checkpoint import CHECKPOINT
+from crispseg.train.distributed import Group
 from crispseg.train.loop import train, try_out
 from crispseg.train.run import Run
 from crispseg.types import CrispsegError, InputError
@@ -221,6 +222,12 @@ def test_an_output_that_is_a_file_is_one_line(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be made"):
         run(recipe(tmp_path / "file"))
+
+
+def test_processes_that_see_different_folders_are_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(Group, "add", lambda _group, _numbers: [3.0])  # another is at step 3
+    with pytest.raises(InputError, match="must see the same folder"):
+        run(recipe(tmp_path))
 
 
 def test_samples_that_run_out_end_the_run(tmp_path, monkeypatch) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from crispseg.models.resnet import ResNet
+from crispseg.train.distributed import Group
 from crispseg.train.run import Run, batch_errors, soften
 from crispseg.train.trunk import load_torchvision, start_trunk
 from crispseg.types import InputError
@@ -126,6 +127,12 @@ def test_weights_for_another_kind_of_trunk_are_refused(key, tmp_path) -> None:
     config = recipe(tmp_path, **{key: True if key == "imagenet_trunk" else "file.pth"})
     with pytest.raises(InputError, match=key):
         start_trunk(config, nn.Identity())
+
+
+def test_sync_bn_over_cpu_processes_is_refused(tmp_path) -> None:
+    with pytest.raises(InputError, match="sync_bn needs CUDA"):
+        Run(recipe(tmp_path, sync_bn=True), Group(size=2))
+    Run(recipe(tmp_path, sync_bn=True)).advance(BATCH)  # alone there is nothing to share
 
 
 def test_errors_are_those_of_the_whole_batch() -> None:

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "runtime": {"types", "layers", "models", "tiling"},
     "refiners": {"types", "layers", "models", "tiling", "runtime"},
     "data": {"types", "io"},
-    "train": {"types", "io", "models", "data", "metrics", "runtime"},
+    "train": {"types", "io", "layers", "models", "data", "metrics", "runtime"},
     "preview": {"types"},
     "metrics": {"types"},
     "pipeline": {"types", "io", "models", "refiners"},

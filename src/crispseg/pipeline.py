@@ -28,6 +28,8 @@ def load_refiner(
     fast: bool = False,
     device: str = "auto",
     batch_size: int = 1,
+    calibrated: bool = True,
+    guard: bool = True,
 ) -> CascadeRefiner:
     """Load a refiner once, to use it for many images.
 
@@ -39,6 +41,8 @@ def load_refiner(
         fast: global step only: quick, edges no finer than the image at ``tile_size``.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         batch_size: most tiles in one network call.
+        calibrated: probabilities that are right as often as they say, where the weights know how.
+        guard: keep the given mask where a change is not to be trusted.
 
     Raises:
         InputError: unknown model or unusable file, option out of range, device not there.
@@ -50,6 +54,8 @@ def load_refiner(
         fast=fast,
         device=device,
         batch_size=batch_size,
+        calibrated=calibrated,
+        guard=guard,
     )
 
 
@@ -66,6 +72,8 @@ def refine(
     fast: bool = False,
     device: str = "auto",
     batch_size: int = 1,
+    calibrated: bool = True,
+    guard: bool = True,
     roi: Box | None = None,
     progress: Progress | None = None,
 ) -> Mask:
@@ -77,11 +85,13 @@ def refine(
         image: (H, W, 3) RGB, uint8 or uint16, any size.
         mask: (H, W) bool, 0/1, 0..255 or float in [0, 1]; binarised at 0.5.
         model: a name or a weights file, see ``load_refiner``.
-        tile_size: see ``load_refiner``, as are mode, fast, device and batch_size.
+        tile_size: see ``load_refiner``, as are mode, fast, device, batch_size, calibrated, guard.
         mode: "default" or "published".
         fast: global step only.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         batch_size: most tiles in one network call.
+        calibrated: honest probabilities, where the weights know how.
+        guard: keep the given mask where a change is not to be trusted.
         roi: only this part may change.
         progress: called with (network runs done, network runs in all).
 
@@ -98,6 +108,8 @@ def refine(
         fast=fast,
         device=device,
         batch_size=batch_size,
+        calibrated=calibrated,
+        guard=guard,
     )
     return refiner.refine(image, mask, roi=roi, progress=progress)
 

@@ -56,12 +56,39 @@ def test_parameter_counts() -> None:
     full, lite = build("cascadepsp-resnet50"), build("cascadepsp-lite")
     assert sum(p.numel() for p in full.parameters()) == 67_683_433
     assert sum(p.numel() for p in full.trunk.parameters()) == pytest.approx(23.52e6, rel=1e-3)
-    assert sum(p.numel() for p in lite.parameters()) < 0.5e6
+    assert sum(p.numel() for p in lite.parameters()) < 3e6
 
 
 def test_sizes_that_do_not_divide_by_eight_are_refused() -> None:
     with pytest.raises(ValueError, match="multiples of 8"):
-        build("cascadepsp-lite")(torch.zeros(1, 3, 64, 60), torch.zeros(1, 1, 64, 60))
+        build("cascadepsp-resnet50")(torch.zeros(1, 3, 64, 60), torch.zeros(1, 1, 64, 60))
+
+
+@pytest.mark.parametrize("given", [0, 1, 2])
+def test_lite_pads_and_cuts_by_itself(given: int) -> None:
+    """Any size is that of the padded image, background around it, cut."""
+    torch.manual_seed(0)
+    module = build("cascadepsp-lite").eval()
+    image = torch.randn(1, 3, 40, 75)
+    masks = [torch.rand(1, 1, 40, 75) * 2 - 1 for _ in range(1 + given)]
+    padded = [torch.nn.functional.pad(m, (0, 21, 0, 24), value=-1.0) for m in masks]
+    with torch.no_grad():
+        logits = module(image, *masks)
+        expected = module(torch.nn.functional.pad(image, (0, 21, 0, 24)), *padded)
+    for mine, theirs in zip(logits, expected, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None and theirs is not None:
+            assert mine.shape == (1, 1, 40, 75)
+            torch.testing.assert_close(mine, theirs[..., :40, :75])
+
+
+def test_lite_sees_the_image_once() -> None:
+    module = build("cascadepsp-lite").eval()
+    calls: list[torch.Size] = []
+    module.trunk.register_forward_hook(lambda _module, given, _out: calls.append(given[0].shape))
+    with torch.no_grad():
+        module(torch.zeros(1, 3, 64, 64), torch.zeros(1, 1, 64, 64))
+    assert calls == [(1, 3, 64, 64)]
 
 
 def test_every_parameter_learns_and_the_loss_falls() -> None:

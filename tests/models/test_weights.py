@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from crispseg.models import weights
 from crispseg.models.build import build
-from crispseg.models.cascadepsp import RefinementModule
+from crispseg.models.cascadepsp import CascadeModule
 from crispseg.models.weights import from_published_names, load_model, save_weights
 from crispseg.types import InputError
 
@@ -75,7 +75,7 @@ def test_the_published_file_loads(prefix, nest, tmp_path) -> None:
     state = {prefix + key: value for key, value in published.items()}
     torch.save({nest: state} if nest else state, tmp_path / "model")
     loaded = load_model(tmp_path / "model")
-    assert isinstance(loaded.module, RefinementModule)
+    assert isinstance(loaded.module, CascadeModule)
     assert sum(p.numel() for p in loaded.module.parameters()) == 67_683_433
     assert loaded.mean == weights.IMAGENET_MEAN
     state = loaded.module.state_dict()

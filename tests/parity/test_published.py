@@ -14,6 +14,7 @@ from torch import nn
 
 from crispseg.models.build import build
 from crispseg.models.cascadepsp import RefinementModule
+from crispseg.models.efficientnet import EfficientNetLite
 from crispseg.models.weights import PUBLISHED_NAMES, LoadedModel
 from crispseg.pipeline import load_refiner
 from crispseg.refiners.cascade import CascadeRefiner
@@ -50,13 +51,23 @@ def scene(width: int, height: int, seed: int = 0) -> tuple[np.ndarray, np.ndarra
     return image, mask
 
 
-def lively_network(name: str = "cascadepsp-lite", steps: int = 25) -> RefinementModule:
+def small_network() -> RefinementModule:
+    """The published architecture, narrow and on a small trunk."""
+    return RefinementModule(
+        EfficientNetLite(in_channels=6, stages=3),
+        pyramid_channels=96,
+        up_channels=(32, 16, 8),
+        head_channels=16,
+    )
+
+
+def lively_network(name: str | None = None, steps: int = 25) -> RefinementModule:
     """Weights that are not degenerate: random, then taught for some steps to follow the mask.
 
     BatchNorm statistics come from real passes, and logits have both signs everywhere.
     """
     torch.manual_seed(0)
-    module = build(name).train()
+    module = (build(name) if name else small_network()).train()
     optimiser = torch.optim.Adam(module.parameters(), 2e-3)
     image, mask = scene(96, 96)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1

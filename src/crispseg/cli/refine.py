@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -25,7 +25,7 @@ from crispseg.types import Box, InputError
 
 if TYPE_CHECKING:
     from crispseg.refiners.base import Progress, Refinement
-    from crispseg.types import Mask
+    from crispseg.types import Image, Mask
 
 
 class Mode(StrEnum):
@@ -63,6 +63,16 @@ def refine(
         typer.Option(help="Y0,X0,Y1,X1 in pixels, half-open: only this part may change."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Most tiles in one network call.")] = 1,
+    guard: Annotated[
+        bool, typer.Option(help="Keep the given mask where a change is not to be trusted.")
+    ] = True,
+    calibrated: Annotated[
+        bool, typer.Option(help="Probabilities that are right as often as they say.")
+    ] = True,
+    confidence: Annotated[
+        Path | None,
+        typer.Option(help="Also write how sure each pixel is: 128 a toss-up, 255 certain."),
+    ] = None,
     preview: Annotated[
         Path | None, typer.Option(help="Picture of mask before, after and what changed.")
     ] = None,
@@ -75,7 +85,7 @@ def refine(
     ] = False,
 ) -> None:
     """Refine the mask of one object in a photo."""
-    _check_outputs(output, preview, (image, mask))
+    _check_outputs(output, (confidence, preview), (image, mask))
     box = _parse_roi(roi)
     max_pixels = _parse_limit(max_megapixels)
 
@@ -89,40 +99,57 @@ def refine(
         fast=fast,
         device=device,
         batch_size=batch_size,
+        calibrated=calibrated,
+        guard=guard,
     )
     start = time.perf_counter()
     with progress_bar("refining", hidden=quiet) as progress:
         result = refiner.run(pixels, given, roi=box, progress=progress)
     seconds = time.perf_counter() - start
-    sheet = None
-    if preview:  # drawn before anything is written, in case it fails
-        from crispseg.preview import render_preview  # noqa: PLC0415
-
-        sheet = render_preview(pixels, given, result.mask)
-    write_mask(output, result.mask, binary=binary)
-    if preview and sheet is not None:
-        write_image(preview, sheet)
-    report = describe(given, result) | {
-        "output": str(output),
-        "model": model,
-        "mode": mode.value,
-        "device": str(refiner.device),
-        "seconds": round(seconds, 2),
-    }
+    _write(pixels, given, result, Outputs(output, confidence, preview), binary=binary)
+    report = describe(given, result) | {"output": str(output), "model": model, "mode": mode.value}
+    report |= {"device": str(refiner.device), "seconds": round(seconds, 2)}
     if as_json:
         typer.echo(json.dumps(report))
     elif not quiet:
         typer.echo(_sentence(report))
 
 
+class Outputs(NamedTuple):
+    """Files to write."""
+
+    mask: Path
+    confidence: Path | None
+    preview: Path | None
+
+
+def _write(
+    pixels: Image, given: Mask, result: Refinement, outputs: Outputs, *, binary: bool
+) -> None:
+    sheet = None
+    if outputs.preview:  # drawn before anything is written, in case it fails
+        from crispseg.preview import render_preview  # noqa: PLC0415
+
+        sheet = render_preview(pixels, given, result.mask)
+    write_mask(outputs.mask, result.mask, binary=binary)
+    if outputs.confidence:
+        from crispseg.refiners.guard import confidence  # noqa: PLC0415
+
+        write_mask(outputs.confidence, confidence(result.mask))
+    if outputs.preview and sheet is not None:
+        write_image(outputs.preview, sheet)
+
+
 def _sentence(report: Mapping[str, Any]) -> str:
     planned = report["tiles_planned"]  # none with --fast, or where nothing had to be done
     tiles = f"{report['tiles_run']} of {planned} tiles run, " if planned else ""
+    places = report["kept_places"]
+    kept = f"; {places} changes not trusted and undone" if places else ""
     return (
         f"{report['output']}: {report['changed_pixels']:,} of "
         f"{report['height'] * report['width']:,} pixels changed "
         f"({100 * report['changed_fraction']:.2f} %), "
-        f"{tiles}{report['seconds']:.1f} s on {report['device']}"
+        f"{tiles}{report['seconds']:.1f} s on {report['device']}{kept}"
     )
 
 
@@ -140,6 +167,8 @@ def describe(given: Mask, result: Refinement) -> dict[str, float | int | str]:
         "tiles_run": len(result.tiles_run),
         "tiles_planned": result.tiles_planned,
         "network_runs": result.network_runs,
+        "kept_places": len(result.kept),
+        "kept_pixels": sum(place.pixels for place in result.kept),
     }
 
 
@@ -170,17 +199,22 @@ def progress_bar(text: str, *, hidden: bool) -> Iterator[Progress]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _check_outputs(output: Path, preview: Path | None, inputs: tuple[Path, Path]) -> None:
+def _check_outputs(
+    output: Path, others: tuple[Path | None, Path | None], inputs: tuple[Path, Path]
+) -> None:
+    confidence, preview = others
     check_output(output)
+    if confidence:
+        check_output(confidence)
     if preview:
         check_output(preview, IMAGE_SUFFIXES)
-    outputs = [path for path in (output, preview) if path]
+    outputs = [path for path in (output, confidence, preview) if path]
     for path in outputs:
         for source in inputs:
             if path.exists() and source.exists() and path.samefile(source):
                 raise InputError(f"{path} is an input; give the result another name")
-    if preview and preview.resolve() == output.resolve():
-        raise InputError(f"--preview and --output are the same file: {output}")
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise InputError("--output, --confidence and --preview must be different files")
 
 
 def _parse_limit(megapixels: float) -> int:

@@ -65,7 +65,20 @@ def _head(channels: int, hidden: int) -> nn.Sequential:
     )
 
 
-class RefinementModule(nn.Module):
+class CascadeModule(nn.Module):
+    """What every network that runs CascadePSP's cascade has in common.
+
+    ``forward(image, seg, coarse_s8=None, coarse_s4=None) -> CascadeLogits``, as
+    ``RefinementModule.forward`` describes it.
+
+    Attributes:
+        trunk: the part that may start from pretrained weights.
+    """
+
+    trunk: nn.Module
+
+
+class RefinementModule(CascadeModule):
     """CascadePSP's network on any trunk of output stride 8.
 
     With ``ResNet(50, in_channels=6, output_stride=8, first_dilation="one")`` and the default

@@ -9,17 +9,16 @@ import hashlib
 import json
 import math
 import os
-import pickle
 import sys
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crispseg.io.atomic import atomic_path
+from crispseg.models.statefile import one_line, read_state
 from crispseg.types import InputError
 
 if TYPE_CHECKING:
@@ -179,7 +178,7 @@ def load_model(name_or_file: str | Path) -> LoadedModel:
     path = Path(name_or_file) if spec is None else _here(spec)
     if not os.path.exists(path):
         known(str(name_or_file))
-    state, metadata = _read_state(path)
+    state, metadata = read_state(path)
     if spec is None and "architecture" not in metadata:
         spec = _nearest(state, path)
     # What the file says of itself goes before what is known of it.
@@ -266,74 +265,8 @@ def _triple(metadata: Mapping[str, str], key: str, path: Path) -> Triple:
     return first, second, third
 
 
-def _read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if os.path.exists(path) and not path.is_file():
-        what = "a folder" if path.is_dir() else "a device or pipe"
-        raise InputError(f"{path} is {what}, not a weights file")
-    try:
-        with path.open("rb") as file:
-            head = file.read(32)
-    except OSError as error:
-        raise InputError(f"cannot read weights file {path}: {error.strerror}") from None
-    if len(head) < 16:
-        raise InputError(f"{path} is not a weights file: it has {len(head)} bytes")
-    text = head.decode("latin-1")
-    if text.isascii() and "".join(text.split()).isprintable():
-        raise InputError(f"{path} is text or a web page, not a weights file: it begins {text!r}")
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
-        return _read_safetensors(path)
-    return _unwrap(_read_pickle(path, zipped=head.startswith(b"PK")), path), {}
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a usable safetensors file: {_line(error)}") from None
-
-
-def _read_pickle(path: Path, *, zipped: bool) -> Any:
-    import torch  # noqa: PLC0415
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unusual pickles; what matters is the outcome
-            # Only the zip format, PyTorch's since 1.6, can be mapped.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{path} is damaged or not a file of weights alone; files that could run code are not "
-            "loaded: save the network's state_dict()"
-        ) from None
-    except Exception as error:  # a damaged pickle fails in any way there is
-        raise InputError(f"{path} is damaged or not a weights file: {_line(error)}") from None
-
-
-def _line(text: object) -> str:
-    return " ".join(str(text).split())[:300]
-
-
 def _few(names: list[str]) -> str:
-    return _line(", ".join(names[:3]))
-
-
-def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
-    import torch  # noqa: PLC0415
-
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not loaded:
-        raise InputError(f"{path} holds no state dict")
-    if not all(isinstance(key, str) and isinstance(v, torch.Tensor) for key, v in loaded.items()):
-        raise InputError(f"{path} holds more than named tensors; save its state dict alone")
-    if all(key.startswith("module.") for key in loaded):
-        return {key.removeprefix("module."): value for key, value in loaded.items()}
-    return loaded
+    return one_line(", ".join(names[:3]))
 
 
 def _nearest(state: Mapping[str, Tensor], path: Path) -> WeightSpec:
@@ -362,7 +295,9 @@ def _fill(architecture: str, state: dict[str, Tensor], path: Path) -> nn.Module:
     from crispseg.models.build import BUILDERS  # noqa: PLC0415
 
     if architecture not in BUILDERS:
-        raise InputError(f"{path} is for a network crispseg does not have: {_line(architecture)}")
+        raise InputError(
+            f"{path} is for a network crispseg does not have: {one_line(architecture)}"
+        )
     module = BUILDERS[architecture]()
     ours = from_published_names(state)
     if len(ours) < len(state):

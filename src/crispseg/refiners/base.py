@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from crispseg.refiners.guard import Kept
 from crispseg.types import Box, Image, Mask
 
 Progress = Callable[[int, int], None]
@@ -21,12 +22,14 @@ class Refinement:
         tiles_run: boxes, in pixels of the full image, of the full-resolution tiles that were run.
         tiles_planned: how many full-resolution tiles the image has.
         network_runs: calls of the network in all, at every magnification.
+        kept: where the guard kept the given mask, largest change first.
     """
 
     mask: Mask
     tiles_run: tuple[Box, ...]
     tiles_planned: int
     network_runs: int
+    kept: tuple[Kept, ...] = ()
 
 
 class Refiner(Protocol):

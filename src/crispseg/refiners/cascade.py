@@ -15,7 +15,7 @@ released package's own procedure. They differ where the published one loses edge
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from crispseg.models.weights import LoadedModel
 from crispseg.refiners.base import Progress, Refinement
+from crispseg.refiners.guard import Calibration, calibrate, keep_better
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.published import refine_published
 from crispseg.runtime.device import resolve_device
@@ -72,9 +73,13 @@ class CascadeRefiner:
         fast: global step only.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         batch_size: most tiles in one network call.
+        calibrated: divide logits by the temperature that belongs to the weights, so that a
+            probability is the share of such pixels that are object.
+        guard: keep the given mask where a change is not to be trusted; needs weights that
+            ``recipes/fit_guard.py`` has seen. Neither applies to the published mode.
 
     Raises:
-        InputError: an option out of range, or a device that is not there.
+        InputError: an option out of range, a device that is not there, damaged weights.
     """
 
     def __init__(
@@ -86,6 +91,8 @@ class CascadeRefiner:
         fast: bool = False,
         device: str = "auto",
         batch_size: int = 1,
+        calibrated: bool = True,
+        guard: bool = True,
     ) -> None:
         if mode not in ("default", "published"):
             raise InputError(f"mode must be default or published, not {mode!r}")
@@ -100,6 +107,9 @@ class CascadeRefiner:
         self.batch_size = batch_size
         self.device = resolve_device(device)
         self.overlap_px = self.tile_size // 4
+        fitted = Calibration.from_metadata(model.metadata)
+        self.temperature = fitted.temperature if calibrated else 1.0
+        self._guard = fitted.guard if guard else None
         self._network = CascadeNetwork(model, self.device, published=mode == "published")
 
     def refine(
@@ -157,7 +167,8 @@ class CascadeRefiner:
         result = mask.copy()
         result[roi.slices] = part.mask[roi.shift(-context.y0, -context.x0).slices]
         boxes = tuple(box.shift(context.y0, context.x0) for box in part.tiles_run)
-        return Refinement(result, boxes, part.tiles_planned, part.network_runs)
+        kept = tuple(replace(k, box=k.box.shift(context.y0, context.x0)) for k in part.kept)
+        return Refinement(result, boxes, part.tiles_planned, part.network_runs, kept)
 
     def _refine_whole(self, image: Image, mask: Mask, progress: Progress | None) -> Refinement:
         given = (mask > 0.5).astype(np.float32)
@@ -173,7 +184,14 @@ class CascadeRefiner:
             )
         if given.all() or not given.any():
             return Refinement(given, (), 0, 0)
-        return _Cascade(self, image, given, progress).run()
+        return self._judge(given, _Cascade(self, image, given, progress).run())
+
+    def _judge(self, given: Mask, result: Refinement) -> Refinement:
+        mask = calibrate(result.mask, self.temperature)
+        if not self._guard:
+            return replace(result, mask=mask)
+        mask, kept = keep_better(given > 0.5, mask, self._guard)
+        return replace(result, mask=mask, kept=kept)
 
 
 class _Cascade:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crispseg.layers.blocks import pad_to_multiple
-from crispseg.models.cascadepsp import CascadeLogits, RefinementModule
+from crispseg.models.cascadepsp import CascadeLogits, CascadeModule
 from crispseg.models.weights import LoadedModel
 from crispseg.types import InputError
 
@@ -35,7 +35,7 @@ class CascadeNetwork:
     """
 
     def __init__(self, model: LoadedModel, device: torch.device, *, published: bool) -> None:
-        if not isinstance(model.module, RefinementModule):
+        if not isinstance(model.module, CascadeModule):
             raise InputError(f"{model.architecture} is not a CascadePSP network")
         self._published = published
         # Depthwise convolutions are twice as fast channels-last on a CPU, plain ones slower.

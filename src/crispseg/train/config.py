@@ -42,6 +42,8 @@ class TrainConfig:
         gradient_clip: largest norm of the gradient; 0 for no limit.
         ema_decay: of the averaged weights, which are what is saved; 0 for no averaging.
         local_step_share: share of steps trained as the local step (two runs, soft S4 given).
+        own_coarse_share: of those, the share that is given what the network itself finds in the
+            same image at a half, a third or all of its size; the others are given the coarse mask.
         seed: of samples and steps.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: of the network's layers; losses and weights are float32 always.
@@ -83,6 +85,7 @@ class TrainConfig:
     gradient_clip: float = 5.0
     ema_decay: float = 0.998
     local_step_share: float = 0.35
+    own_coarse_share: float = 0.0
     seed: int = 0
     device: str = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -202,6 +205,7 @@ def _out_of_range(config: TrainConfig) -> str | None:
         and list(steps) == sorted(set(steps)),
         "ema_decay": config.ema_decay < 1,
         "local_step_share": config.local_step_share <= 1,
+        "own_coarse_share": config.own_coarse_share <= 1,
         "seed": config.seed < 2**32,
         "log_every": config.log_every >= 1,
         "validate_count": config.validate_count >= 1,

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crispseg.data.samples import Sample
+from crispseg.layers.blocks import resize
 from crispseg.models.build import build
-from crispseg.models.cascadepsp import CascadeLogits, RefinementModule
+from crispseg.models.cascadepsp import CascadeLogits, CascadeModule
 from crispseg.train.config import TrainConfig
 from crispseg.train.distributed import Group
 from crispseg.train.losses import cascade_loss
@@ -26,6 +27,7 @@ OPTIMISERS: dict[str, type[torch.optim.Adam]] = {
     "adam": torch.optim.Adam,
 }
 SMOOTHING = 0.95
+OWN_FACTORS = (1, 2, 2, 3)  # how much smaller the image of the network's own global step is
 
 
 class Run:
@@ -46,7 +48,7 @@ class Run:
         self.config, self.group = config, group
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.module = cast(RefinementModule, build(config.model))
+            self.module = cast(CascadeModule, build(config.model))
             self.average = build(config.model)
         if state is None:
             start_trunk(config, self.module.trunk)
@@ -54,7 +56,7 @@ class Run:
             if group.device.type != "cuda":
                 raise InputError("sync_bn needs CUDA; set sync_bn = false")
             convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
-            self.module = cast(RefinementModule, convert(self.module))
+            self.module = cast(CascadeModule, convert(self.module))
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.module.to(group.device).to(memory_format=layout).train()
         self.average.to(group.device).eval().requires_grad_(False)
@@ -170,8 +172,11 @@ class Run:
         seed = config.seed * 1_000_003 + self.step
         draw = torch.Generator().manual_seed(seed)
         if float(torch.rand((), generator=draw)) < config.local_step_share:
-            radius = int(torch.randint(1, 5, (), generator=draw))
-            inputs.append(soften(sample.coarse, radius) * 2 - 1)
+            if float(torch.rand((), generator=draw)) < config.own_coarse_share:
+                inputs[1:] = self._own_coarse(inputs[0], sample.coarse, draw)
+            else:
+                radius = int(torch.randint(1, 5, (), generator=draw))
+                inputs.append(soften(sample.coarse, radius) * 2 - 1)
         short = config.precision == "bfloat16"
         cuda = [device] if device.type == "cuda" else []
         with (
@@ -181,6 +186,26 @@ class Run:
             torch.manual_seed(seed + self.group.rank)  # of dropout, where a network has it
             logits: CascadeLogits = self.module(*inputs)
         return CascadeLogits._make(None if x is None else x.float() for x in logits)
+
+    @torch.no_grad()
+    def _own_coarse(self, image: Tensor, coarse: Tensor, draw: torch.Generator) -> list[Tensor]:
+        """What the local step gets in use: S1 (binarised) and S4 of a global step, in [-1, 1].
+
+        Trained on the coarse mask alone, the local step learns to make the global step's large
+        corrections once more, where in use nearly everything is right already.
+        """
+        factor = OWN_FACTORS[int(torch.randint(0, len(OWN_FACTORS), (), generator=draw))]
+        full = (image.shape[-2], image.shape[-1])
+        size = (full[0] // factor, full[1] // factor)
+        small = F.interpolate(image, size, mode="area")
+        rough = F.interpolate(coarse, size, mode="area")
+        self.module.eval()
+        logits: CascadeLogits = self.module(small, rough * 2 - 1)
+        self.module.train()
+        final, stride4 = (
+            resize(x.sigmoid(), full, align_corners=False) for x in (logits.s1, logits.s4_3)
+        )
+        return [(final > 0.5).to(coarse.dtype) * 2 - 1, stride4 * 2 - 1]
 
     def _inputs(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Image, normalised, and coarse mask in [-1, 1], as the network takes them."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from crispseg.models.efficientnet import EfficientNetLite, load_imagenet
 from crispseg.models.resnet import ResNet, widen_input
-from crispseg.models.weights import _read_state
+from crispseg.models.statefile import read_state
 from crispseg.train.config import TrainConfig
 from crispseg.types import InputError
 
@@ -42,7 +42,7 @@ def load_torchvision(trunk: ResNet, path: Path) -> None:
     Raises:
         InputError: no such file, damaged, or not of this depth.
     """
-    state = {k: v for k, v in _read_state(path)[0].items() if not k.startswith("fc.")}
+    state = {k: v for k, v in read_state(path)[0].items() if not k.startswith("fc.")}
     stem = cast(nn.Conv2d, trunk.conv1)
     wanted = trunk.state_dict()
     if "conv1.weight" in state and state["conv1.weight"].shape[1] <= stem.in_channels:

@@ -1,0 +1,172 @@
+"""CascadePSP's cascade for CPUs: the image is encoded once, only the masks go round.
+
+The published network (Cheng et al., CVPR 2020, section 3.1) runs its whole trunk in every level of
+the cascade, though the image never changes. Here the trunk sees the image alone, once; each level
+is a light decoder from stride 32 to 1 that takes in the trunk's features and the three masks at
+every stride. Heads, order, inputs and supervision of the cascade are the published ones.
+
+Full resolution is never convolved: the last stage works at stride 2 on 2x2 blocks of pixels put
+into channels (Shi et al., CVPR 2016), because convolutions with few channels at full resolution
+cost a CPU many times their share of the arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crispseg.layers.blocks import pad_to_multiple, resize
+from crispseg.models.cascadepsp import CascadeLogits, CascadeModule
+
+MASKS, STRIDE = 3, 32
+
+
+class FusionBlock(nn.Module):
+    """Concatenate, 3x3 convolution, then residual blocks."""
+
+    def __init__(self, channels: int, out_channels: int, residuals: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.residuals = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+                nn.BatchNorm2d(out_channels),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(out_channels, out_channels, 3, padding=1),
+            )
+            for _ in range(residuals)
+        )
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Inputs (N, C_i, H, W) whose C_i sum up to ``channels`` -> (N, out_channels, H, W)."""
+        x = F.relu(self.bn(self.conv(torch.cat(inputs, dim=1))), inplace=True)
+        for residual in self.residuals:
+            x = x + residual(x)
+        return x
+
+
+class LiteRefinementModule(CascadeModule):
+    """Image encoded once; three levels of a mask decoder.
+
+    Args:
+        trunk: 3-channel network returning features; ``trunk.channels`` lists their channels. The
+            first three are at strides 2, 4 and 8, the last but one at stride 16, the last at 32.
+        channels: of the decoder at strides 2, 4, 8, 16, 32.
+        mask_channels: of the encoded masks at strides 4, 8, 16, 32.
+        lateral_channels: what the trunk's features at strides 8, 16, 32 are reduced to.
+        residuals: residual blocks of the decoder at strides 2, 4, 8, 16, 32.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        *,
+        channels: tuple[int, int, int, int, int] = (32, 48, 64, 64, 64),
+        mask_channels: tuple[int, int, int, int] = (16, 24, 32, 32),
+        lateral_channels: tuple[int, int, int] = (40, 64, 64),
+        residuals: tuple[int, int, int, int, int] = (1, 1, 1, 1, 1),
+    ) -> None:
+        super().__init__()
+        stride2, stride4, stride8, *_, stride16, stride32 = cast(tuple[int, ...], trunk.channels)
+        c2, c4, c8, c16, c32 = channels
+        m4, m8, m16, m32 = mask_channels
+        self.trunk = trunk
+        # The trunk's features are tens large where masks are one: brought to one scale, once.
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(c) for c in (stride2, stride4, stride8, stride16, stride32)
+        )
+        self.laterals = nn.ModuleList(
+            nn.Conv2d(before, after, 1)
+            for before, after in zip((stride8, stride16, stride32), lateral_channels, strict=True)
+        )
+        self.masks = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride=2, padding=1)
+            for before, after in zip((4 * MASKS, m4, m8, m16), mask_channels, strict=True)
+        )
+        l8, l16, l32 = lateral_channels
+        self.fuse_32 = FusionBlock(l32 + m32, c32, residuals[4])
+        self.fuse_16 = FusionBlock(c32 + l16 + m16, c16, residuals[3])
+        self.fuse_8 = FusionBlock(c16 + l8 + m8, c8, residuals[2])
+        self.fuse_4 = FusionBlock(c8 + stride4 + m4, c4, residuals[1])
+        self.fuse_2 = FusionBlock(c4 + stride2 + 4 * 3 + 4 * MASKS, c2, residuals[0])
+        self.head_s8 = nn.Conv2d(c8, 1, 1)
+        self.head_s4 = nn.Conv2d(c4, 1, 1)
+        self.head_s1 = nn.Conv2d(c2, 4, 1)
+
+    def forward(
+        self,
+        image: Tensor,
+        seg: Tensor,
+        coarse_s8: Tensor | None = None,
+        coarse_s4: Tensor | None = None,
+    ) -> CascadeLogits:
+        """Run the cascade; a level whose result is given is skipped.
+
+        Args:
+            image: (N, 3, H, W) float32, normalised; any H and W, padded here to multiples of 32.
+            seg: (N, 1, H, W) in [-1, 1].
+            coarse_s8: (N, 1, H, W) in [-1, 1] or None: stands for the first run's result.
+            coarse_s4: (N, 1, H, W) in [-1, 1] or None: stands for the second run's result.
+        """
+        height, width = image.shape[-2:]
+        given = (seg, coarse_s8, coarse_s4)
+        masks = [None if m is None else pad_to_multiple(m, STRIDE, -1.0) for m in given]
+        logits = self._cascade(
+            pad_to_multiple(image, STRIDE, 0.0), cast(Tensor, masks[0]), *masks[1:]
+        )
+        return CascadeLogits(
+            *(None if x is None else x[..., :height, :width] for x in logits)  # type: ignore[arg-type]
+        )
+
+    def _cascade(
+        self, image: Tensor, seg: Tensor, coarse_s8: Tensor | None, coarse_s4: Tensor | None
+    ) -> CascadeLogits:
+        full = (image.shape[-2], image.shape[-1])
+        features = self._encode(image)
+        s8_1 = s4_2 = s8_2 = None
+        if coarse_s8 is None:
+            x, _ = self._to_stride8(features, seg, seg, seg)
+            s8_1 = resize(self.head_s8(x), full, align_corners=False)
+            coarse_s8 = torch.tanh(s8_1)
+        if coarse_s4 is None:
+            x, masks = self._to_stride8(features, seg, coarse_s8, coarse_s8)
+            s8_2 = resize(self.head_s8(x), full, align_corners=False)
+            x = self._up(self.fuse_4, x, features[2], masks[1])
+            s4_2 = resize(self.head_s4(x), full, align_corners=False)
+            coarse_s8, coarse_s4 = torch.tanh(s8_2), torch.tanh(s4_2)
+        x, masks = self._to_stride8(features, seg, coarse_s8, coarse_s4)
+        s8_3 = resize(self.head_s8(x), full, align_corners=False)
+        x = self._up(self.fuse_4, x, features[2], masks[1])  # (N, c4, H/4, W/4)
+        s4_3 = resize(self.head_s4(x), full, align_corners=False)
+        x = self._up(self.fuse_2, x, features[1], features[0], masks[0])  # (N, c2, H/2, W/2)
+        s1 = F.pixel_shuffle(self.head_s1(x), 2)
+        return CascadeLogits(s1, s8_1, s4_2, s8_2, s8_3, s4_3)
+
+    def _encode(self, image: Tensor) -> list[Tensor]:
+        """The image in 2x2 blocks, and what the decoder takes at strides 2, 4, 8, 16, 32."""
+        first, second, third, *_, fourth, last = self.trunk(image)
+        normed = [
+            norm(x)
+            for norm, x in zip(self.norms, (first, second, third, fourth, last), strict=True)
+        ]
+        deep = [lateral(x) for lateral, x in zip(self.laterals, normed[2:], strict=True)]
+        return [F.pixel_unshuffle(image, 2), *normed[:2], *deep]
+
+    def _to_stride8(self, features: list[Tensor], *masks: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Decoder down to stride 8: its output, and the encoded masks at strides 2, 4, ..., 32."""
+        x = F.pixel_unshuffle(torch.cat(masks, dim=1), 2)
+        encoded = [x]
+        for conv in self.masks:
+            x = F.relu(conv(x), inplace=True)
+            encoded.append(x)
+        x = self.fuse_32(features[5], encoded[4])
+        x = self._up(self.fuse_16, x, features[4], encoded[3])
+        return self._up(self.fuse_8, x, features[3], encoded[2]), encoded
+
+    def _up(self, fuse: nn.Module, x: Tensor, *skips: Tensor) -> Tensor:
+        x = resize(x, (2 * x.shape[-2], 2 * x.shape[-1]), align_corners=False)
+        return cast(Tensor, fuse(x, *skips))

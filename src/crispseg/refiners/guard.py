@@ -1,0 +1,237 @@
+"""Calibrated confidence, and the guard that keeps a refined mask from being worse than its input.
+
+Networks are surer than they are right, and a refiner's worst mistakes have a form of their own: a
+large, thick piece taken away or added at once. ``calibrate`` corrects the first by one temperature
+(Guo et al., ICML 2017). The guard judges the second: every connected piece of change is described
+by a few numbers, a logistic model that was fitted on validation images says how likely the change
+is right, and what is not trusted goes back to the input, piece by piece, or whole objects where
+nothing good is left. Both models are a handful of numbers in the weights' metadata, fitted by
+``recipes/fit_guard.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from crispseg.types import Box, InputError, Mask
+
+Flags = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+FEATURES = ("constant", "log_share", "log_thickness", "certainty", "added")
+ADDED, REMOVED = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What turns a network's probabilities into honest ones, and judges its changes.
+
+    Attributes:
+        temperature: divides logits; 1 changes nothing.
+        guard: weights of ``FEATURES`` in the logistic model of trust; None: no guard.
+    """
+
+    temperature: float = 1.0
+    guard: tuple[float, ...] | None = None
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Self:
+        """Read what ``recipes/fit_guard.py`` wrote into a weights file; neutral if nothing.
+
+        Raises:
+            InputError: entries that are not what that recipe writes.
+        """
+        try:
+            temperature = float(metadata.get("temperature", "1"))
+            guard = json.loads(metadata.get("guard", "null"))
+            weights = None if guard is None else tuple(float(guard[name]) for name in FEATURES)
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                "the weights' temperature or guard is damaged; fit them anew"
+            ) from None
+        if not 0.05 < temperature < 20:
+            raise InputError(f"the weights' temperature is {temperature}, not in 0.05..20")
+        return cls(temperature, weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A place where the guard kept the input.
+
+    Attributes:
+        box: around the change that was undone, in pixels of the image.
+        pixels: how many pixels went back to the input.
+        trust: estimated probability that the change was right.
+        whole_object: whether all changes of the object were undone.
+    """
+
+    box: Box
+    pixels: int
+    trust: float
+    whole_object: bool
+
+
+def calibrate(probability: Mask, temperature: float) -> Mask:
+    """sigmoid(logit(p) / temperature), the decision at 0.5 unchanged.
+
+    Args:
+        probability: (H, W) float32 in [0, 1].
+        temperature: above 1 makes less sure.
+    """
+    if temperature == 1:
+        return probability
+    power = np.float32(1 / temperature)
+    yes, no = probability**power, (1 - probability) ** power
+    return np.asarray(yes / (yes + no), np.float32)
+
+
+def confidence(probability: Mask) -> Mask:
+    """Probability that the binary mask is right: max(p, 1 - p), in [0.5, 1]."""
+    return np.asarray(np.maximum(probability, 1 - probability), np.float32)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The connected pieces (4 neighbours) in which a refined mask differs from the given one.
+
+    Attributes:
+        label: (H, W) int32, 0 where nothing changed, else the number of the piece, 1 .. n.
+        pixels: (n,) their sizes.
+        features: (n, len(FEATURES)), what trust is judged by.
+        boxes: (n, 4) y0, x0, y1, x1.
+    """
+
+    label: NDArray[np.int32]
+    pixels: Counts
+    features: Floats
+    boxes: Counts
+
+
+def find_changes(given: Flags, probability: Mask) -> Changes:
+    """Describe all changes between a given mask and a refined one.
+
+    Args:
+        given: (H, W) bool.
+        probability: (H, W) float32, calibrated; above 0.5 is the refined mask.
+    """
+    refined = probability > 0.5
+    kind = np.where(given == refined, 0, np.where(refined, ADDED, REMOVED)).astype(np.uint8)
+    label, first = _components(kind)
+    count = len(first)
+    inside = np.flatnonzero(label)
+    numbers = label.ravel()[inside]
+    pixels = np.bincount(numbers, minlength=count + 1)[1:]
+    certainty = np.abs(2 * probability.ravel()[inside].astype(np.float64) - 1)
+    mean_certainty = np.bincount(numbers, certainty, minlength=count + 1)[1:] / np.maximum(
+        pixels, 1
+    )
+    rim = np.bincount(label[_rim(label)], minlength=count + 1)[1:]
+    thickness = 2 * pixels / np.maximum(rim, 1)
+    share = pixels / max(int(np.count_nonzero(given)), 1)
+    added = kind.ravel()[first] == ADDED
+    columns = (
+        np.ones(count),
+        np.log(np.maximum(share, 1e-9)),
+        np.log(np.maximum(thickness, 1e-9)),
+        mean_certainty,
+        added.astype(np.float64),
+    )
+    return Changes(label, pixels, np.stack(columns, axis=1), _boxes(label, count))
+
+
+def trust_in(changes: Changes, weights: tuple[float, ...]) -> Floats:
+    """(n,) probability that each change is right."""
+    logits = changes.features @ np.asarray(weights)
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -50, 50))))
+
+
+def keep_better(
+    given: Flags, probability: Mask, weights: tuple[float, ...]
+) -> tuple[Mask, tuple[Kept, ...]]:
+    """Undo the changes that are not trusted.
+
+    A piece of change is undone if its trust is below one half; all changes of an object (a
+    connected component of both masks together) are undone if more of its changed pixels are
+    expected to be wrong than right.
+
+    Args:
+        given: (H, W) bool, the input.
+        probability: (H, W) float32, calibrated.
+        weights: of ``FEATURES``.
+
+    Returns:
+        (H, W) float32: ``probability``, but on the side of ``given`` where changes were undone, as
+        sure as the change was mistrusted; and the places, largest first.
+    """
+    changes = find_changes(given, probability)
+    if not len(changes.pixels):
+        return probability, ()
+    trust = trust_in(changes, weights)
+    objects, _ = _components(((probability > 0.5) | given).astype(np.uint8))
+    corner = _first_pixels(changes.label, len(trust))
+    owner = objects.ravel()[corner]
+    gain = np.bincount(owner, changes.pixels * (2 * trust - 1), minlength=int(owner.max()) + 1)
+    whole = gain[owner] < 0
+    undone = (trust < 0.5) | whole
+    if not undone.any():
+        return probability, ()
+    back = np.concatenate(([False], undone))[changes.label]
+    doubted = np.concatenate(([0.0], np.minimum(trust, 0.49))).astype(np.float32)[changes.label]
+    result = np.where(back, np.where(given, 1 - doubted, doubted), probability)
+    order = np.flatnonzero(undone)[np.argsort(-changes.pixels[undone], kind="stable")]
+    places = tuple(
+        Kept(
+            Box(*changes.boxes[k].tolist()), int(changes.pixels[k]), float(trust[k]), bool(whole[k])
+        )
+        for k in order
+    )
+    return result, places
+
+
+def _components(kind: NDArray[np.uint8]) -> tuple[NDArray[np.int32], Counts]:
+    """Connected pixels of equal value other than 0: labels 1 .. n, and a pixel of each."""
+    image = pyvips.Image.new_from_array(kind)
+    regions = image.labelregions().numpy().astype(np.int32)
+    inside = np.flatnonzero(kind)
+    _, first, numbers = np.unique(regions.ravel()[inside], return_index=True, return_inverse=True)
+    label = np.zeros(kind.size, np.int32)
+    label[inside] = numbers + 1
+    return label.reshape(kind.shape), inside[first]
+
+
+def _first_pixels(label: NDArray[np.int32], count: int) -> Counts:
+    inside = np.flatnonzero(label)
+    first = np.zeros(count + 1, np.int64)
+    first[label.ravel()[inside[::-1]]] = inside[::-1]
+    return first[1:]
+
+
+def _rim(label: NDArray[np.int32]) -> Flags:
+    """Pixels of a piece with a neighbour, of four, outside it; the image's border is none."""
+    rim = np.zeros(label.shape, np.bool_)
+    down = label[1:] != label[:-1]
+    rim[1:] |= down
+    rim[:-1] |= down
+    right = label[:, 1:] != label[:, :-1]
+    rim[:, 1:] |= right
+    rim[:, :-1] |= right
+    return rim & (label > 0)
+
+
+def _boxes(label: NDArray[np.int32], count: int) -> Counts:
+    boxes = np.zeros((count + 1, 4), np.int64)
+    boxes[:, :2] = max(label.shape)
+    y, x = np.nonzero(label)
+    numbers = label[y, x]
+    for column, values in ((0, y), (1, x)):
+        np.minimum.at(boxes[:, column], numbers, values)
+        np.maximum.at(boxes[:, column + 2], numbers, values + 1)
+    return boxes[1:]

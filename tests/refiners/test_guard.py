@@ -1,0 +1,182 @@
+"""Calibration and the guard: closed forms, hand-made changes, and brute force."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+
+import numpy as np
+import pytest
+
+from crispseg.models.build import build
+from crispseg.models.weights import LoadedModel
+from crispseg.refiners.cascade import CascadeRefiner
+from crispseg.refiners.guard import (
+    FEATURES,
+    Calibration,
+    calibrate,
+    confidence,
+    find_changes,
+    keep_better,
+    trust_in,
+)
+from crispseg.types import Box, InputError
+
+ALWAYS, NEVER = (50.0, 0, 0, 0, 0), (-50.0, 0, 0, 0, 0)
+
+
+def test_calibration_is_the_sigmoid_of_cooled_logits() -> None:
+    p = np.linspace(0, 1, 101, dtype=np.float32)[None]
+    logits = np.log(p[:, 1:-1] / (1 - p[:, 1:-1],)[0])
+    expected = 1 / (1 + np.exp(-logits / 1.7))
+    mine = calibrate(p, 1.7)
+    np.testing.assert_allclose(mine[:, 1:-1], expected, atol=1e-6)  # float32
+    assert (mine[0, 0], mine[0, 50], mine[0, 100]) == (0, 0.5, 1)
+    assert ((mine > 0.5) == (p > 0.5)).all()
+    assert calibrate(p, 1.0) is p
+
+
+def test_confidence_is_that_of_the_binary_mask() -> None:
+    p = np.array([[0, 0.2, 0.5, 0.9, 1]], np.float32)
+    np.testing.assert_array_equal(confidence(p), np.array([[1, 0.8, 0.5, 0.9, 1]], np.float32))
+
+
+def brute_force_components(kind: np.ndarray) -> np.ndarray:
+    label, number = np.zeros(kind.shape, int), 0
+    for start in zip(*np.nonzero(kind), strict=True):
+        if label[start]:
+            continue
+        number += 1
+        label[start] = number
+        queue = deque([start])
+        while queue:
+            y, x = queue.popleft()
+            for near in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                inside = 0 <= near[0] < kind.shape[0] and 0 <= near[1] < kind.shape[1]
+                if inside and not label[near] and kind[near] == kind[start]:
+                    label[near] = number
+                    queue.append(near)
+    return label
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_changes_equal_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    given = rng.random((24, 31)) < 0.5
+    probability = np.where(rng.random((24, 31)) < 0.6, given, ~given).astype(np.float32) * 0.8 + 0.1
+    changes = find_changes(given, probability)
+    refined = probability > 0.5
+    kind = np.where(given == refined, 0, np.where(refined, 1, 2))
+    expected = brute_force_components(kind)
+    pairs = set(zip(expected.ravel().tolist(), changes.label.ravel().tolist(), strict=True))
+    assert len(pairs) == expected.max() + 1 == len(changes.pixels) + 1  # the same partition
+    padded = np.pad(changes.label, 1, mode="edge")
+    for k in range(1, len(changes.pixels) + 1):
+        inside = changes.label == k
+        y, x = np.nonzero(inside)
+        assert changes.pixels[k - 1] == len(y)
+        assert changes.boxes[k - 1].tolist() == [y.min(), x.min(), y.max() + 1, x.max() + 1]
+        rim = sum(
+            any(padded[i + 1 + d, j + 1 + e] != k for d, e in ((0, 1), (1, 0), (0, -1), (-1, 0)))
+            for i, j in zip(y, x, strict=True)
+        )
+        _, share, thickness, certainty, added = changes.features[k - 1]
+        assert share == pytest.approx(np.log(len(y) / given.sum()))
+        assert thickness == pytest.approx(np.log(2 * len(y) / max(rim, 1)))
+        assert certainty == pytest.approx(0.8, abs=1e-6)
+        assert added == (kind[y[0], x[0]] == 1)
+
+
+def scene() -> tuple[np.ndarray, np.ndarray]:
+    """Two objects; of the first a corner is lost and a strip gained, the second grew."""
+    given = np.zeros((60, 100), np.bool_)
+    given[10:30, 10:30] = given[40:50, 60:80] = True
+    probability = np.where(given, 0.9, 0.1).astype(np.float32)
+    probability[10:14, 10:14] = 0.2
+    probability[15:25, 30:32] = 0.8
+    probability[50:55, 60:80] = 0.7
+    return given, probability
+
+
+def test_the_guard_undoes_what_is_not_trusted_and_nothing_else() -> None:
+    given, probability = scene()
+    unsure_of_removals = (-3.0, 0, 0, 0, 6.0)
+    result, kept = keep_better(given, probability, unsure_of_removals)
+    expected = probability > 0.5
+    expected[10:14, 10:14] = True
+    np.testing.assert_array_equal(result > 0.5, expected)
+    assert [(k.box, k.pixels, k.whole_object) for k in kept] == [(Box(10, 10, 14, 14), 16, False)]
+    assert kept[0].trust == pytest.approx(1 / (1 + np.exp(3)))
+    untouched = np.ones(given.shape, np.bool_)
+    untouched[10:14, 10:14] = False
+    np.testing.assert_array_equal(result[untouched], probability[untouched])
+    assert result[10, 10] == pytest.approx(1 - kept[0].trust)
+
+
+def test_an_object_with_more_wrong_than_right_goes_back_whole() -> None:
+    given, probability = scene()
+    probability[10:28, 10:29] = 0.2  # nearly all of the first object is lost
+    result, kept = keep_better(given, probability, (-3.0, 0, 0, 0, 6.0))
+    np.testing.assert_array_equal(result[:35] > 0.5, given[:35])
+    assert (result[50:55, 60:80] > 0.5).all()
+    assert {k.whole_object for k in kept} == {True}
+    assert [k.pixels for k in kept] == [18 * 19, 20]
+
+
+def test_all_or_nothing() -> None:
+    given, probability = scene()
+    same, kept = keep_better(given, probability, ALWAYS)
+    assert same is probability
+    assert kept == ()
+    back, kept = keep_better(given, probability, NEVER)
+    np.testing.assert_array_equal(back > 0.5, given)
+    assert sum(k.pixels for k in kept) == int((given != (probability > 0.5)).sum())
+    assert keep_better(given, given.astype(np.float32), NEVER)[1] == ()
+
+
+def test_trust_is_logistic() -> None:
+    given, probability = scene()
+    changes = find_changes(given, probability)
+    weights = (0.3, -0.2, 0.5, 1.5, -0.7)
+    expected = 1 / (1 + np.exp(-(changes.features @ np.array(weights))))
+    np.testing.assert_allclose(trust_in(changes, weights), expected, rtol=1e-12)
+
+
+def metadata(weights: tuple[float, ...], temperature: float = 2.0) -> dict[str, str]:
+    guard = json.dumps(dict(zip(FEATURES, weights, strict=True)))
+    return {"temperature": str(temperature), "guard": guard}
+
+
+def test_metadata_round_trip_and_damage() -> None:
+    assert Calibration.from_metadata({}) == Calibration(1.0, None)
+    fitted = Calibration.from_metadata(metadata((1, 2, 3, 4, 5)))
+    assert fitted == Calibration(2.0, (1, 2, 3, 4, 5))
+    for damage in ({"temperature": "warm"}, {"guard": "{}"}, {"guard": "nonsense"}, {"guard": "3"}):
+        with pytest.raises(InputError, match="damaged"):
+            Calibration.from_metadata(damage)
+    with pytest.raises(InputError, match="temperature is 0"):
+        Calibration.from_metadata({"temperature": "0"})
+
+
+def test_the_refiner_uses_both_and_both_can_be_switched_off() -> None:
+    module = build("cascadepsp-lite").eval()
+    model = LoadedModel(
+        module, (0.5,) * 3, (0.5,) * 3, "cascadepsp-lite", "random", metadata(NEVER)
+    )
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (96, 128, 3)).astype(np.uint8)
+    mask = np.zeros((96, 128), np.bool_)
+    mask[20:70, 30:90] = True
+
+    def run(**options: bool) -> tuple[np.ndarray, int]:
+        result = CascadeRefiner(model, device="cpu", **options).run(image, mask)
+        return result.mask, len(result.kept)
+
+    raw, _ = run(guard=False, calibrated=False)
+    assert ((raw > 0.5) != mask).any()  # random weights change something
+    honest, kept = run(guard=False)
+    assert kept == 0
+    np.testing.assert_array_equal(honest, calibrate(raw, 2.0))
+    guarded, kept = run()
+    assert kept > 0
+    np.testing.assert_array_equal(guarded > 0.5, mask)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from crispseg.types import InputError
 
 BoolMask = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
@@ -102,54 +104,95 @@ def _random_element(kind: int, size: int) -> Bytes:
     return element
 
 
-def degrade_mask(mask: BoolMask, rng: np.random.Generator) -> BoolMask:
+class NetworkError(Protocol):
+    """One kind of error that networks make."""
+
+    def __call__(self, mask: BoolMask, rng: np.random.Generator, severity: float = 1.0) -> BoolMask:
+        """Make a coarse mask.
+
+        Args:
+            mask: (H, W) bool; not modified.
+            rng: where all randomness comes from.
+            severity: scales the extent of the error; 1 as in training, 0.5 about half of it.
+
+        Returns:
+            (H, W) bool; may be empty.
+        """
+
+
+def degrade_mask(
+    mask: BoolMask, rng: np.random.Generator, *, errors: Iterable[str] | None = None
+) -> BoolMask:
     """Make a coarse mask with the errors of real networks and of quick drawing by hand.
 
-    One to three of: thin parts lost, blobs missing and added at the boundary, polygon outline,
-    rounded corners, a shift, and the low resolution of a network's output (factor 4 to 32). A
-    result that lost the object (IoU below 0.5) is replaced by a gentler one.
+    One to three of ``NETWORK_ERRORS``, each as likely as ``ERROR_SHARES`` says: thin parts lost,
+    blobs missing and added at the boundary, polygon outline, rounded corners, a shift, and the low
+    resolution of a network's output (factor 4 to 32). A result that lost the object (IoU below
+    0.5) is replaced by a gentler one.
 
     Args:
         mask: (H, W) bool, the true object; not modified.
         rng: where all randomness comes from.
+        errors: the names of the errors to make, instead of drawing them; made in the order of
+            ``NETWORK_ERRORS``.
 
     Returns:
         (H, W) bool; never empty unless ``mask`` is.
+
+    Raises:
+        InputError: a name that is not in ``NETWORK_ERRORS``.
     """
+    if errors is not None:
+        wanted = set(errors)
+        if unknown := sorted(wanted - NETWORK_ERRORS.keys()):
+            raise InputError(f"no mask error {unknown[0]!r}; there are {', '.join(NETWORK_ERRORS)}")
     if not mask.any():
         return mask.copy()
-    count = int(rng.choice(3, p=[0.45, 0.4, 0.15])) + 1
-    chosen = np.sort(rng.choice(len(_ERRORS), size=count, replace=False, p=_ERROR_WEIGHTS))
+    names = list(NETWORK_ERRORS)
+    if errors is None:
+        count = int(rng.choice(3, p=[0.45, 0.4, 0.15])) + 1
+        shares = [ERROR_SHARES[name] for name in names]
+        chosen = np.sort(rng.choice(len(names), size=count, replace=False, p=shares))
+        wanted = {names[number] for number in chosen}
     for severity in (1.0, 0.5, 0.25):
-        coarse = mask.astype(np.uint8)
-        for number in chosen:
-            coarse = _ERRORS[number](coarse, rng, severity)
-        if intersection_over_union(coarse.astype(np.bool_), mask) >= 0.5:
-            return coarse.astype(np.bool_)
+        coarse = mask.copy()
+        for name in names:
+            if name in wanted:
+                coarse = NETWORK_ERRORS[name](coarse, rng, severity)
+        if intersection_over_union(coarse, mask) >= 0.5:
+            return coarse
     return mask.copy()
 
 
-def _lose_thin_parts(mask: Bytes, rng: np.random.Generator, severity: float) -> Bytes:
+def lose_thin_parts(mask: BoolMask, rng: np.random.Generator, severity: float = 1.0) -> BoolMask:
+    """Lose what is thinner than 3 to 13 px; half of the time gaps as thin are filled as well."""
     size = 3 + int(rng.integers(0, 11) * severity)
     element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-    opened: Bytes = cv2.morphologyEx(mask, cv2.MORPH_OPEN, element)
+    opened: Bytes = cv2.morphologyEx(mask.view(np.uint8), cv2.MORPH_OPEN, element)
     if rng.random() < 0.5:  # fine gaps are filled as easily as fine parts are lost
         opened = cv2.morphologyEx(opened, cv2.MORPH_CLOSE, element)
-    return opened
+    return opened.view(np.bool_)
 
 
-def _add_and_remove_blobs(mask: Bytes, rng: np.random.Generator, severity: float) -> Bytes:
-    edge = np.flatnonzero(mask != cv2.erode(mask, np.ones((3, 3), np.uint8)))
+def add_and_remove_blobs(
+    mask: BoolMask, rng: np.random.Generator, severity: float = 1.0
+) -> BoolMask:
+    """Add or cut away one to six smooth blobs centred on the boundary.
+
+    Their radius is 3 to 16 % of the square root of the object's area.
+    """
+    solid = mask.view(np.uint8)
+    edge = np.flatnonzero(solid != cv2.erode(solid, np.ones((3, 3), np.uint8)))
     if edge.size == 0:
-        return mask
-    coarse = mask.copy()
-    extent = float(np.sqrt(np.count_nonzero(mask)))
+        return mask.copy()
+    coarse = solid.copy()
+    extent = float(np.sqrt(np.count_nonzero(solid)))
     for _ in range(int(rng.integers(1, 7))):
         y, x = divmod(int(rng.choice(edge)), mask.shape[1])
         radius = max(extent * severity * rng.uniform(0.03, 0.16), 1.5)
         blob = _blob(radius, rng) + np.array([x, y])
         cv2.fillPoly(coarse, [np.rint(blob).astype(np.int32)], (int(rng.random() < 0.5),))
-    return coarse
+    return coarse.view(np.bool_)
 
 
 def _blob(radius: float, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -163,31 +206,45 @@ def _blob(radius: float, rng: np.random.Generator) -> NDArray[np.float64]:
     return np.stack([reach * np.cos(angles) * stretch, reach * np.sin(angles) / stretch], axis=1)
 
 
-def _draw_polygon(mask: Bytes, rng: np.random.Generator, severity: float) -> Bytes:
+def draw_polygon(mask: BoolMask, rng: np.random.Generator, severity: float = 1.0) -> BoolMask:
+    """Draw straight lines at most 1.5 to 7 px off, their corners misplaced by about a pixel."""
     epsilon = severity * rng.uniform(1.5, 7)
-    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     rough = [cv2.approxPolyDP(c, epsilon, True)[:, 0] for c in contours]
     wobble = severity * rng.uniform(0, 1.5)
     polygons = [p + rng.normal(0, wobble, p.shape) for p in rough if len(p) >= 3]
-    return _fill([np.rint(p) for p in polygons], mask.shape)
+    return _fill([np.rint(p) for p in polygons], mask.shape).view(np.bool_)
 
 
-def _round_corners(mask: Bytes, rng: np.random.Generator, severity: float) -> Bytes:
+def round_corners(mask: BoolMask, rng: np.random.Generator, severity: float = 1.0) -> BoolMask:
+    """Blur with a sigma of 1.5 to 8 px and cut at a level between 0.35 and 0.65."""
     blurred = cv2.GaussianBlur(mask * np.float32(1), (0, 0), severity * rng.uniform(1.5, 8))
-    return np.asarray(blurred > rng.uniform(0.35, 0.65), np.uint8)
+    return np.asarray(blurred > rng.uniform(0.35, 0.65))
 
 
-def _shift(mask: Bytes, rng: np.random.Generator, severity: float) -> Bytes:
+def shift_mask(mask: BoolMask, rng: np.random.Generator, severity: float = 1.0) -> BoolMask:
+    """Move by up to 6 px right or left and up or down, to the nearest pixel.
+
+    What comes in at the border repeats the border.
+    """
     dx, dy = severity * rng.uniform(-6, 6, size=2)
     move = np.array([[1, 0, dx], [0, 1, dy]])
     shifted: Bytes = cv2.warpAffine(
-        mask, move, mask.shape[::-1], flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE
+        mask.view(np.uint8),
+        move,
+        mask.shape[::-1],
+        flags=cv2.INTER_NEAREST,
+        borderMode=cv2.BORDER_REPLICATE,
     )
-    return shifted
+    return shifted.view(np.bool_)
 
 
-def _low_resolution(mask: Bytes, rng: np.random.Generator, severity: float) -> Bytes:
-    """Area-average to a coarse grid of random phase, perhaps harden it, and come back."""
+def lower_resolution(mask: BoolMask, rng: np.random.Generator, severity: float = 1.0) -> BoolMask:
+    """Average over cells of 4 to 32 px, enlarge (nearest, bilinear or cubic) and binarise.
+
+    The grid has a random phase. Half of the time the cells are binarised first, as in a network's
+    argmax that is then upsampled.
+    """
     factor = max(severity * float(np.exp(rng.uniform(np.log(4), np.log(32)))), 2.0)
     height, width = mask.shape
     top, left = (int(v) for v in rng.integers(0, int(factor) + 1, size=2))
@@ -206,15 +263,25 @@ def _low_resolution(mask: Bytes, rng: np.random.Generator, severity: float) -> B
     ]
     large = cv2.resize(small, full[::-1], interpolation=way)
     threshold = rng.uniform(0.42, 0.58)
-    return np.asarray(large[top : top + height, left : left + width] > threshold, np.uint8)
+    return np.asarray(large[top : top + height, left : left + width] > threshold)
 
 
-_ERRORS: tuple[Callable[[Bytes, np.random.Generator, float], Bytes], ...] = (
-    _lose_thin_parts,
-    _add_and_remove_blobs,
-    _draw_polygon,
-    _round_corners,
-    _shift,
-    _low_resolution,  # last: a network's output is upsampled after all its other mistakes
-)
-_ERROR_WEIGHTS = (0.15, 0.18, 0.12, 0.13, 0.1, 0.32)
+NETWORK_ERRORS: dict[str, NetworkError] = {
+    "thin-parts": lose_thin_parts,
+    "blobs": add_and_remove_blobs,
+    "polygon": draw_polygon,
+    "corners": round_corners,
+    "shift": shift_mask,
+    "low-resolution": lower_resolution,
+}
+"""By name, in the order in which they are made: a network's output is upsampled last."""
+
+ERROR_SHARES = {
+    "thin-parts": 0.15,
+    "blobs": 0.18,
+    "polygon": 0.12,
+    "corners": 0.13,
+    "shift": 0.1,
+    "low-resolution": 0.32,
+}
+"""How likely ``degrade_mask`` draws each of them first; their sum is 1."""

@@ -155,7 +155,7 @@ def test_low_resolution_moves_edges_by_a_cell_and_loses_what_is_smaller() -> Non
         # half a cell in each direction for the average, as much again for the interpolation
         assert farthest_wrong(coarse, body) <= np.sqrt(2) * factor + 1
     ious = [intersection_over_union(c, body) for c in made("low-resolution", body)]
-    assert min(ious) > 0.75
+    assert min(ious) > 0.65
     assert max(ious) < 0.999
 
 

@@ -41,8 +41,9 @@ from prepare_lite_data import (
 
 from crispseg.data.compose import bleed_colours, compose
 from crispseg.data.objects import fill_void, objects_of
-from crispseg.data.pairs import find_pairs, is_test
+from crispseg.data.pairs import find_labelled, find_pairs, is_test
 from crispseg.data.perturb import intersection_over_union, perturb_mask
+from crispseg.io import read_mask
 
 Bytes = NDArray[np.uint8]
 BoolMask = NDArray[np.bool_]
@@ -81,7 +82,7 @@ def main() -> None:
                 write(folder / "composites-deeplab", f"{i:03d}", small, found, truth)
     for pair in find_pairs(options.davis)[::FRAME_STEP]:
         image = np.array(Image.open(pair.image).convert("RGB"))
-        truth = np.array(Image.open(pair.mask).convert("L")) > 127
+        truth = read_mask(pair.mask) > 0.5
         if truth.any():
             write(folder / "davis16", pair.image.stem, image, low_resolution(truth, 16), truth)
             found = network.find(image, truth) if network else None
@@ -154,9 +155,9 @@ def enlarged(mask: NDArray[Any], shape: tuple[int, ...]) -> BoolMask:
 
 def camvid_objects(folder: Path) -> Iterator[tuple[str, Bytes, BoolMask]]:
     """(name, image, mask) of every sizeable object of every fifth picture."""
-    for path in sorted((folder / "images").iterdir())[::CAMVID_STEP]:
+    for path, label_path in find_labelled(folder)[::CAMVID_STEP]:
         image = np.array(Image.open(path).convert("RGB"))
-        labels = np.array(Image.open(folder / "labels" / f"{path.stem}.png"))
+        labels = np.array(Image.open(label_path))
         filled = fill_void(labels, CAMVID_VOID, reach=2)
         for number, thing in enumerate(objects_of(filled, CAMVID_OBJECTS, min_area=400)):
             yield f"{path.stem}-{thing.label}-{number}", image, thing.mask

@@ -9,11 +9,14 @@ Sources, and where to get them:
   ``usr/share/wallpapers``), ``tuxpaint-data`` (``usr/share/tuxpaint/templates``) and
   ``gcompris-qt-data`` (first unpacked with ``recipes/unpack_qt_resources.py``); free licences,
   see each package's copyright file;
-* photographs with masks: any folder that ``crispseg.data.pairs.find_pairs`` reads; those whose mask
-  does not follow the edges of its image are left out (``edge_fit``). Used: DUTS-TR, ECSSD, the 27
-  training images of alphamatting.com, VikramShenoy97/Human-Segmentation-Dataset;
+* photographs with masks: any folder that ``crispseg.data.pairs.find_pairs`` reads (MSRA-10K, DUTS,
+  ECSSD, FSS-1000, DIS5K, HRSOD, BIG, ...: docs/training-data.md); those whose mask does not follow
+  the edges of its image are left out (``edge_fit``). Used: DUTS-TR, ECSSD, the 27 training images
+  of alphamatting.com, VikramShenoy97/Human-Segmentation-Dataset;
 * video: DAVIS 2016 frames in ``images/`` with ``masks/``, named SEQUENCE_FRAME;
-* objects of street scenes: CamVid's ``images/`` with ``labels/`` (480x360, 11 classes and void).
+* objects of street scenes: CamVid's ``images/`` with ``labels/`` (480x360, 11 classes and void);
+* objects of any other label maps: ``--labels FOLDER --classes 1,2,5 --void 11``, for folders that
+  ``crispseg.data.pairs.find_labelled`` reads; the classes are those of all folders given.
 
 Example (half a minute, 0.8 GB written)::
 
@@ -33,7 +36,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +48,9 @@ from PIL import Image
 from crispseg.data.cache import CacheWriter
 from crispseg.data.compose import bleed_colours
 from crispseg.data.objects import fill_void, objects_of
-from crispseg.data.pairs import find_pairs, is_test, sequence_of
-from crispseg.types import Size
+from crispseg.data.pairs import find_labelled, find_pairs, is_test, names_of, sequence_of
+from crispseg.io import read_mask
+from crispseg.types import InputError, Size
 
 Bytes = NDArray[np.uint8]
 
@@ -54,6 +58,7 @@ LARGEST_CUTOUT = 1000
 LARGEST_BACKGROUND = 1600
 LARGEST_PAIR = 1400
 MIN_EDGE_FIT = 0.55
+MIN_OBJECT_AREA = 150
 
 # building, pole, tree, sign, fence, car, pedestrian, bicyclist
 CAMVID_CLASSES, CAMVID_VOID = (1, 2, 5, 6, 7, 8, 9, 10), 11
@@ -91,26 +96,39 @@ SMALLEST_BACKGROUND = 350
 def main() -> None:
     """Parse the command line and write the cache."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--stamps", type=Path, required=True, help="folder of PNGs with alpha")
-    parser.add_argument("--backgrounds", type=Path, nargs="+", required=True, help="photographs")
+    parser.add_argument("--stamps", type=Path, help="folder of PNGs with alpha")
+    parser.add_argument("--backgrounds", type=Path, nargs="*", default=[], help="photographs")
     parser.add_argument("--pairs", type=Path, nargs="*", default=[], help="photos with masks")
     parser.add_argument("--frames", type=Path, nargs="*", default=[], help="video with masks")
     parser.add_argument("--camvid", type=Path, help="folder of images/ and labels/")
+    parser.add_argument("--labels", type=Path, nargs="*", default=[], help="photos, label maps")
+    parser.add_argument("--classes", type=class_numbers, help="of --labels, such as 1,2,5")
+    parser.add_argument("--void", type=int, help="label of no class in --labels")
     parser.add_argument("--out", type=Path, required=True, help="where the cache is written")
     options = parser.parse_args()
+    if options.labels and not options.classes:
+        parser.error("--labels needs --classes: which labels are objects")
     counts: Counter[str] = Counter()
     with CacheWriter(options.out) as writer:
-        counts.update(add_cutouts(writer, options.stamps))
+        if options.stamps:
+            counts.update(add_cutouts(writer, options.stamps))
         for folder in options.backgrounds:
             counts.update(add_backgrounds(writer, folder))
         for folder in options.pairs:
             counts.update(add_pairs(writer, folder, min_edge_fit=MIN_EDGE_FIT))
         for folder in options.frames:
-            counts.update(add_pairs(writer, folder, group_of=sequence_of))
+            counts.update(add_pairs(writer, folder, sequences=True))
         if options.camvid:
             counts.update(add_camvid(writer, options.camvid))
+        for folder in options.labels:
+            counts.update(add_labelled(writer, folder, options.classes, options.void))
     for what, number in sorted(counts.items()):
         print(f"{number:5d} {what}")
+
+
+def class_numbers(text: str) -> tuple[int, ...]:
+    """``1,2,5`` -> (1, 2, 5)."""
+    return tuple(int(number) for number in text.split(","))
 
 
 def add_cutouts(writer: CacheWriter, folder: Path) -> Counter[str]:
@@ -210,21 +228,30 @@ def add_pairs(
     writer: CacheWriter,
     folder: Path,
     *,
-    group_of: Callable[[Path], str] = lambda path: path.name,
+    sequences: bool = False,
     min_edge_fit: float = 0.0,
 ) -> Counter[str]:
-    """Add the images with masks of ``folder``, shrunk; returns how many of each split."""
+    """Add the images with masks of ``folder``, shrunk; returns how many of each split.
+
+    Args:
+        writer: the cache.
+        folder: what ``find_pairs`` reads.
+        sequences: frames of videos, of which each whole sequence lies in one split.
+        min_edge_fit: pairs with a lower ``edge_fit`` are left out.
+    """
     counts: Counter[str] = Counter()
-    for pair in find_pairs(folder):
-        with Image.open(pair.image) as image, Image.open(pair.mask) as mask:
-            rgb, truth = np.array(image.convert("RGB")), np.array(mask.convert("L"))
+    pairs = find_pairs(folder)
+    for pair, name in zip(pairs, names_of(pairs), strict=True):
+        with Image.open(pair.image) as image:
+            rgb = np.array(image.convert("RGB"))
+        truth = np.rint(read_mask(pair.mask) * 255).astype(np.uint8)
         if truth.shape != rgb.shape[:2] or edge_fit(rgb, truth) < min_edge_fit:
             counts[f"pairs of {folder.name} left out: unequal sizes or loose edges"] += 1
             continue
-        group = group_of(pair.image)
+        group = sequence_of(pair.image) if sequences else name
         split = "test" if is_test(group) else "train"
         pixels = shrink(np.dstack([rgb, truth]), LARGEST_PAIR)
-        writer.add("pair", pair.image.name, pixels, group=group, split=split, source=folder.name)
+        writer.add("pair", name, pixels, group=group, split=split, source=folder.name)
         counts[f"pairs of {folder.name}, {split}"] += 1
     return counts
 
@@ -267,20 +294,51 @@ def edge_fit(rgb: Bytes, mask: Bytes, reach: int = 6) -> float:
 
 
 def add_camvid(writer: CacheWriter, folder: Path) -> Counter[str]:
-    """Add a crop around each sizeable object of the street scenes; all of it is for training."""
+    """Add CamVid's objects; all of ``folder`` is for training, as its validation lies elsewhere."""
+    return add_labelled(
+        writer, folder, CAMVID_CLASSES, CAMVID_VOID, source="camvid", all_train=True
+    )
+
+
+def add_labelled(
+    writer: CacheWriter,
+    folder: Path,
+    classes: Sequence[int],
+    void: int | None,
+    *,
+    source: str = "",
+    all_train: bool = False,
+) -> Counter[str]:
+    """Add a crop around each sizeable object of label maps; returns how many of each split.
+
+    Args:
+        writer: the cache.
+        folder: what ``find_labelled`` reads; label maps are 8-bit, grey or with a palette.
+        classes: the labels whose connected components are objects.
+        void: the label of no class; thin lines of it are filled from both sides.
+        source: the data set's name in the cache; the folder's if empty.
+        all_train: for training whatever the images' names say.
+    """
+    source = source or folder.name
     counts: Counter[str] = Counter()
-    for path in sorted((folder / "images").iterdir()):
-        with Image.open(path) as image, Image.open(folder / "labels" / f"{path.stem}.png") as label:
+    for path, label_path in find_labelled(folder):
+        with Image.open(path) as image, Image.open(label_path) as label:
             rgb, labels = np.array(image.convert("RGB")), np.array(label)
-        labels = fill_void(labels, CAMVID_VOID, reach=2)
-        for number, thing in enumerate(objects_of(labels, CAMVID_CLASSES, min_area=150)):
+        if labels.shape != rgb.shape[:2] or labels.dtype != np.uint8:
+            raise InputError(
+                f"{label_path} is {labels.shape} {labels.dtype}; expected one byte a pixel at the "
+                f"size of its image, {rgb.shape[:2]}"
+            )
+        if void is not None:
+            labels = fill_void(labels, void, reach=2)
+        split = "test" if is_test(path.name) and not all_train else "train"
+        for number, thing in enumerate(objects_of(labels, classes, min_area=MIN_OBJECT_AREA)):
             size = Size(*labels.shape)
             window = thing.box.grow(max(48, max(thing.box.size) // 4)).clip(size).slices
             pixels = np.dstack([rgb[window], thing.mask[window].astype(np.uint8) * 255])
             name = f"{path.stem}-{number}.png"
-            group = path.stem
-            writer.add("pair", name, pixels, group=group, split="train", source="camvid")
-            counts["objects of CamVid, train"] += 1
+            writer.add("pair", name, pixels, group=path.stem, split=split, source=source)
+            counts[f"objects of {source}, {split}"] += 1
     return counts
 
 

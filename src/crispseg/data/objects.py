@@ -37,13 +37,13 @@ def fill_void(labels: Labels, void: int, reach: int) -> Labels:
     Args:
         labels: (H, W) uint8.
         void: the label to replace.
-        reach: in pixels.
+        reach: in pixels; distances are OpenCV's 5x5 chamfer, exact to 4 px and to 2 % beyond.
     """
     empty = (labels == void).astype(np.uint8)
     if not empty.any() or empty.all():
         return labels.copy()
     distance, nearest = cv2.distanceTransformWithLabels(
-        empty, cv2.DIST_L2, cv2.DIST_MASK_PRECISE, labelType=cv2.DIST_LABEL_PIXEL
+        empty, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
     label_of = np.zeros(int(nearest.max()) + 1, np.uint8)
     known = empty == 0

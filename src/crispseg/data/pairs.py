@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +14,33 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 TEST_BYTES = 26
 """Of the 256 values of the first byte of a name's hash, how many mean "test" (about a tenth)."""
 
-_FOLDER_PAIRS = (
-    ("images", "masks"),
-    ("DUTS-TR-Image", "DUTS-TR-Mask"),
-    ("DUTS-TE-Image", "DUTS-TE-Mask"),
-    ("im", "gt"),  # DIS5K, HRSOD and others repacked for matting tools
+MASK_FOLDERS = {
+    "images": ("masks", "ground_truth_mask"),  # ECSSD has the second
+    "image": ("mask",),  # UHRSD
+    "DUTS-TR-Image": ("DUTS-TR-Mask",),
+    "DUTS-TE-Image": ("DUTS-TE-Mask",),
+    "DUT-OMRON-image": ("pixelwiseGT-new-PNG",),
+    "im": ("gt",),  # DIS5K
+    "HRSOD_train": ("HRSOD_train_mask",),
+    "HRSOD_test": ("HRSOD_test_mask",),
+}
+"""Folder of images -> the folders beside it that may hold its masks."""
+
+LAYOUTS = (
+    "images/ + masks/",
+    "DUTS-TR-Image/ + DUTS-TR-Mask/ (or TE)",
+    "images/ + ground_truth_mask/ (ECSSD)",
+    "DUT-OMRON-image/ + pixelwiseGT-new-PNG/",
+    "im/ + gt/ (DIS5K: in DIS-TR/)",
+    "image/ + mask/ (UHRSD)",
+    "HRSOD_train/ + HRSOD_train_mask/ (or test)",
+    "name_im.jpg + name_gt.png (BIG)",
+    "name.jpg + name.png (MSRA-10K: in Imgs/, FSS-1000: in a folder for each class)",
+)
+LABEL_LAYOUTS = (
+    "images/ + labels/",
+    "images/ + annotations/ (ADE20K: with training/ and validation/ in both)",
+    "leftImg8bit/.../x_leftImg8bit.png + gtFine/.../x_gtFine_labelIds.png (Cityscapes)",
 )
 
 
@@ -25,6 +49,13 @@ class Pair(NamedTuple):
 
     image: Path
     mask: Path
+
+
+class Labelled(NamedTuple):
+    """One image with its label map: a file whose pixel values are class numbers."""
+
+    image: Path
+    labels: Path
 
 
 def is_test(name: str) -> bool:
@@ -46,49 +77,124 @@ def sequence_of(path: Path) -> str:
     return sequence if sequence and frame.isdigit() else path.name
 
 
-def find_pairs(folder: Path) -> list[Pair]:
-    """Find (image, mask) pairs below ``folder``, sorted by image path.
+def names_of(pairs: list[Pair]) -> list[str]:
+    """The name of every pair, which decides its split: its image's file name.
 
-    Layouts: ``images/`` with ``masks/``, DUTS (``DUTS-TR-Image/``, ``DUTS-TR-Mask/``) and
-    ``im/`` with ``gt/``, same stems; BIG (``name_im.jpg``, ``name_gt.png``); and ``name.jpg``
-    beside ``name.png`` (MSRA-10K, ECSSD, FSS-1000; in any depth of subfolders).
+    Where images of several folders share a file name (FSS-1000 has a ``1.jpg`` for every class),
+    the folder goes before it: ``abacus/1.jpg``.
+    """
+    count = Counter(pair.image.name for pair in pairs)
+    return [
+        pair.image.name
+        if count[pair.image.name] == 1
+        else f"{pair.image.parent.name}/{pair.image.name}"
+        for pair in pairs
+    ]
+
+
+def find_pairs(source: Path) -> list[Pair]:
+    """Find (image, mask) pairs in a folder and all below it, sorted by image path.
+
+    The layouts are those of ``LAYOUTS``. Image and mask have the same stem; suffixes may be in
+    upper case; an image without a mask, and a mask without an image, are left out.
+
+    Args:
+        source: the folder; or a text file beside the folders of images, which names one image a
+            line, with or without its suffix (``train.txt``): only these are returned.
 
     Raises:
-        InputError: no such folder, or no pair in it.
+        InputError: no such folder, no pair in it, or a listed image without a pair.
     """
-    if not folder.is_dir():
-        raise InputError(f"no such folder of images and masks: {folder}")
-    pairs = _pairs_in_two_folders(folder) + _pairs_side_by_side(folder)
+    if source.is_file() and source.suffix.lower() == ".txt":
+        return _listed(find_pairs(source.parent), source)
+    if not source.is_dir():
+        raise InputError(f"no such folder of images and masks: {source}")
+    files = _files_below(source)
+    pairs: list[Pair] = []
+    used: set[Path] = set()
+    for folder in files:
+        for name in MASK_FOLDERS.get(folder.name, ()):
+            masks = folder.with_name(name)
+            if masks in files:
+                pairs += _pairs_in_two_folders(files[folder], files[masks])
+                used |= {folder, masks}
+    for folder in files.keys() - used:
+        pairs += _pairs_side_by_side(files[folder])
     if not pairs:
-        raise InputError(
-            f"no image has a mask in {folder}; expected images/ with masks/, DUTS-TR-Image/ with "
-            "DUTS-TR-Mask/, im/ with gt/, name_im.jpg with name_gt.png, or name.jpg with name.png"
-        )
+        raise InputError(f"no image has a mask in {source}; expected {'; '.join(LAYOUTS)}")
     return sorted(pairs)
 
 
-def _pairs_in_two_folders(folder: Path) -> list[Pair]:
+def find_labelled(folder: Path) -> list[Labelled]:
+    """Find (image, label map) pairs in one of the ``LABEL_LAYOUTS``, sorted by image path.
+
+    Raises:
+        InputError: no such folder, or no image with a label map in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"no such folder of images and label maps: {folder}")
+    found: list[Labelled] = []
+    for images, labels, image_end, label_end in (
+        ("images", "labels", "", ""),
+        ("images", "annotations", "", ""),
+        ("leftImg8bit", "gtFine", "_leftImg8bit", "_gtFine_labelIds"),
+    ):
+        if not (folder / images).is_dir() or not (folder / labels).is_dir():
+            continue
+        for image in (path for files in _files_below(folder / images).values() for path in files):
+            within = image.parent.relative_to(folder / images)
+            name = f"{image.stem.removesuffix(image_end)}{label_end}.png"
+            if (folder / labels / within / name).is_file():
+                found.append(Labelled(image, folder / labels / within / name))
+    if not found:
+        expected = "; ".join(LABEL_LAYOUTS)
+        raise InputError(f"no image has a label map in {folder}; expected {expected}")
+    return sorted(found)
+
+
+def _listed(pairs: list[Pair], names: Path) -> list[Pair]:
+    lines = [line.strip() for line in names.read_text(encoding="utf-8").splitlines()]
+    stems = {_without_suffix(line.rpartition("/")[2]) for line in lines if line}
+    kept = [pair for pair in pairs if pair.image.stem in stems]
+    missing = sorted(stems - {pair.image.stem for pair in kept})
+    if missing:
+        raise InputError(f"{names} names {missing[0]}, which is no image with a mask beside it")
+    return kept
+
+
+def _without_suffix(name: str) -> str:
+    path = Path(name)
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
+
+
+def _files_below(folder: Path) -> dict[Path, list[Path]]:
+    """Folder -> its image files, sorted, for ``folder`` and all below it, links included."""
+    found: dict[Path, list[Path]] = {}
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(parent) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(parent))
+        found[Path(parent)] = sorted(
+            Path(parent) / name for name in names if name.lower().endswith(IMAGE_SUFFIXES)
+        )
+    return found
+
+
+def _pairs_in_two_folders(images: list[Path], masks: list[Path]) -> list[Pair]:
+    # of two masks with the same stem a PNG is meant, the other may be a preview
+    by_stem = {p.stem: p for p in sorted(masks, key=lambda p: p.suffix.lower() == ".png")}
+    return [Pair(image, by_stem[image.stem]) for image in images if image.stem in by_stem]
+
+
+def _pairs_side_by_side(files: list[Path]) -> list[Pair]:
+    by_stem = {p.stem: p for p in files if p.suffix.lower() == ".png"}
     pairs: list[Pair] = []
-    for images, masks in _FOLDER_PAIRS:
-        if (folder / images).is_dir() and (folder / masks).is_dir():
-            by_stem = {p.stem: p for p in _files(folder / masks)}
-            pairs += [
-                Pair(p, by_stem[p.stem]) for p in _files(folder / images) if p.stem in by_stem
-            ]
+    for image in files:
+        if image.suffix.lower() in (".jpg", ".jpeg"):
+            stem = image.stem
+            wanted = f"{stem.removesuffix('_im')}_gt" if stem.endswith("_im") else stem
+            if wanted in by_stem:
+                pairs.append(Pair(image, by_stem[wanted]))
     return pairs
-
-
-def _pairs_side_by_side(folder: Path) -> list[Pair]:
-    pairs: list[Pair] = []
-    for image in folder.rglob("*.jp*g"):
-        if image.stem.endswith("_im"):
-            mask = image.with_name(image.stem.removesuffix("_im") + "_gt.png")
-        else:
-            mask = image.with_suffix(".png")
-        if mask.is_file():
-            pairs.append(Pair(image, mask))
-    return pairs
-
-
-def _files(folder: Path) -> list[Path]:
-    return [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]

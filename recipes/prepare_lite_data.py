@@ -35,6 +35,7 @@ The first byte of the SHA-256 of an item's file name decides its split (``is_tes
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -343,4 +344,7 @@ def add_labelled(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -119,6 +119,8 @@ def test_list_of_names_chooses(tmp_path: Path) -> None:
     chosen = tmp_path / "train.txt"
     chosen.write_text("HRSOD_train.b.jpg\nHRSOD_test/HRSOD_test.c\n\n")
     assert [p.image.stem for p in find_pairs(chosen)] == ["HRSOD_test.c", "HRSOD_train.b"]
+    chosen.write_bytes("HRSOD_train.a".encode("utf-8-sig"))
+    assert [p.image.stem for p in find_pairs(chosen)] == ["HRSOD_train.a"]
     chosen.write_text("missing.jpg\n")
     with pytest.raises(InputError, match="names missing, which is no image with a mask"):
         find_pairs(chosen)

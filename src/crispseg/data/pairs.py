@@ -153,7 +153,8 @@ def find_labelled(folder: Path) -> list[Labelled]:
 
 
 def _listed(pairs: list[Pair], names: Path) -> list[Pair]:
-    lines = [line.strip() for line in names.read_text(encoding="utf-8").splitlines()]
+    text = names.read_text(encoding="utf-8-sig", errors="replace")
+    lines = [line.strip() for line in text.splitlines()]
     stems = {_without_suffix(line.rpartition("/")[2]) for line in lines if line}
     kept = [pair for pair in pairs if pair.image.stem in stems]
     missing = sorted(stems - {pair.image.stem for pair in kept})

@@ -4,23 +4,29 @@ r"""Make the test sets of ``cascadepsp-lite``, as folders for ``crispseg evaluat
         --davis davis --camvid camvid/val [--deeplab coarse-networks]
 
 (sources as in ``recipes/prepare_lite_data.py``). Every set is a folder with ``images/``,
-``coarse/`` and ``truth/``; everything depends on file names and the seed alone.
+``coarse/`` and ``truth/``; everything depends on file names and the seed alone. With
+``--validation``: what temperature and guard are fitted on, composites of training objects and the
+photographs that the test sets leave out.
 
 * ``composites``: test objects on test backgrounds, square, 1024 to 3000 px, masks perturbed as the
   paper does until their IoU is 0.8 to 0.95; at full size for half of them, at 700 px and enlarged
   for the others, which gives coarser errors;
+* ``photos``: every second photograph of the test split, masks as in training;
+  ``photos-deeplab``: those in which DeepLabv3 finds the object;
 * ``davis16``: every eighth frame of all sequences, true masks averaged to a sixteenth, enlarged
   bilinearly and binarised;
 * ``davis-deeplab``, ``composites-deeplab``: what DeepLabv3 on MobileNetV2 (PASCAL VOC) finds in the
   same frames, and in composites at 1024 px, where it finds the object (IoU above 0.5);
-* ``camvid``: cars, pedestrians, bicyclists, poles and signs of every fifth validation picture,
-  label maps averaged to a sixth.
+* ``camvid``: cars, pedestrians, bicyclists, poles and signs of every fifth validation picture, with
+  the errors of networks that training draws too (``degrade_mask``); ``camvid6``: the same objects
+  averaged to a sixth, which hardly harms them: here a refiner can only do wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,8 +48,9 @@ from prepare_lite_data import (
 from crispseg.data.compose import bleed_colours, compose
 from crispseg.data.objects import fill_void, objects_of
 from crispseg.data.pairs import find_labelled, find_pairs, is_test
-from crispseg.data.perturb import intersection_over_union, perturb_mask
-from crispseg.io import read_mask
+from crispseg.data.perturb import degrade_mask, intersection_over_union, perturb_mask
+from crispseg.data.samples import coarsen
+from crispseg.io import read_image, read_mask
 
 Bytes = NDArray[np.uint8]
 BoolMask = NDArray[np.bool_]
@@ -60,18 +67,34 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stamps", type=Path, required=True, help="folder of PNGs with alpha")
     parser.add_argument("--backgrounds", type=Path, nargs="+", required=True, help="photographs")
-    parser.add_argument("--davis", type=Path, required=True, help="folder of images/ and masks/")
-    parser.add_argument("--camvid", type=Path, required=True, help="folder of images/ and labels/")
+    parser.add_argument("--pairs", type=Path, nargs="*", default=[], help="photos with masks")
+    parser.add_argument("--davis", type=Path, help="folder of images/ and masks/")
+    parser.add_argument("--camvid", type=Path, help="folder of images/ and labels/")
     parser.add_argument("--deeplab", type=Path, help="folder with deeplab_port.py")
     parser.add_argument("--count", type=int, default=40, help="composites")
+    parser.add_argument("--photos", type=int, default=100, help="photographs")
+    parser.add_argument("--validation", action="store_true", help="validation sets instead")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    cutouts = list(test_cutouts(options.stamps))
-    backgrounds = [p for folder in options.backgrounds for p in test_backgrounds(folder)]
     network = DeepLab(options.deeplab) if options.deeplab else None
+    write_composites(options, network)
+    write_photos(options, network)
+    if not options.validation and options.davis:
+        write_davis(options, network)
+    if not options.validation and options.camvid:
+        write_camvid(options)
+
+
+def write_composites(options: argparse.Namespace, network: DeepLab | None) -> None:
+    """Objects on backgrounds; for validation those of the training split."""
+    wanted = not options.validation
+    cutouts = list(cutouts_of(options.stamps, test=wanted))
+    backgrounds = [p for f in options.backgrounds for p in backgrounds_of(f, test=wanted)]
     folder = options.out
     for i in range(options.count):
-        rng = np.random.default_rng((options.seed, i))
+        rng = np.random.default_rng(
+            (options.seed, i, 1) if options.validation else (options.seed, i)
+        )
         side = round(float(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST)))))
         image, truth = composite(cutouts, backgrounds, rng, side)
         write(folder / "composites", f"{i:03d}", image, perturbed(truth, rng), truth)
@@ -80,6 +103,26 @@ def main() -> None:
             found = network.find(small, truth)
             if found is not None:
                 write(folder / "composites-deeplab", f"{i:03d}", small, found, truth)
+
+
+def write_photos(options: argparse.Namespace, network: DeepLab | None) -> None:
+    """Photographs of the test split: even ones for testing, odd ones for validation."""
+    pairs = [p for folder in options.pairs for p in find_pairs(folder) if is_test(p.image.name)]
+    chosen = pairs[int(options.validation) :: 2]
+    for k, pair in enumerate(chosen[:: max(len(chosen) // max(options.photos, 1), 1)]):
+        if k < options.photos:
+            rng = np.random.default_rng((options.seed, k))
+            image, truth = read_image(pair.image), read_mask(pair.mask) > 0.5
+            if truth.any():
+                write(options.out / "photos", f"{k:03d}", image, coarsen(truth, rng), truth)
+                found = network.find(image, truth) if network else None
+                if found is not None:
+                    write(options.out / "photos-deeplab", f"{k:03d}", image, found, truth)
+
+
+def write_davis(options: argparse.Namespace, network: DeepLab | None) -> None:
+    """Frames of all sequences, their masks made coarse in two ways."""
+    folder = options.out
     for pair in find_pairs(options.davis)[::FRAME_STEP]:
         image = np.array(Image.open(pair.image).convert("RGB"))
         truth = read_mask(pair.mask) > 0.5
@@ -88,16 +131,26 @@ def main() -> None:
             found = network.find(image, truth) if network else None
             if found is not None:
                 write(folder / "davis-deeplab", pair.image.stem, image, found, truth)
+
+
+def write_camvid(options: argparse.Namespace) -> None:
+    """Objects of street scenes, their masks made coarse in two ways."""
     for name, image, truth in camvid_objects(options.camvid):
-        coarse = low_resolution(truth, 6)
-        if coarse.any():
-            write(folder / "camvid", name, image, coarse, truth)
+        rng = np.random.default_rng((options.seed, zlib.crc32(name.encode())))
+        for kind, coarse in (
+            ("camvid", degrade_mask(truth, rng)),
+            ("camvid6", low_resolution(truth, 6)),
+        ):
+            if coarse.any():
+                write(options.out / kind, name, image, coarse, truth)
 
 
-def test_cutouts(folder: Path) -> Iterator[Bytes]:
-    """The photographic cut-outs of the test split, at full size."""
+def cutouts_of(folder: Path, *, test: bool) -> Iterator[Bytes]:
+    """The photographic cut-outs of one split, at full size."""
     for path in sorted(folder.rglob("*.png")):
-        if DRAWN_FOLDERS & set(path.parts) or path.name in DRAWN_STAMPS or not is_test(path.name):
+        if DRAWN_FOLDERS & set(path.parts) or path.name in DRAWN_STAMPS:
+            continue
+        if is_test(path.name) != test:
             continue
         with Image.open(path) as image:
             if "A" in image.getbands() or "transparency" in image.info:
@@ -106,12 +159,12 @@ def test_cutouts(folder: Path) -> Iterator[Bytes]:
                     yield trim(bleed_colours(rgba))
 
 
-def test_backgrounds(folder: Path) -> Iterator[Path]:
-    """The photographs of the test split."""
+def backgrounds_of(folder: Path, *, test: bool) -> Iterator[Path]:
+    """The photographs of one split."""
     for path, title in one_of_each(folder):
         with Image.open(path) as image:
             usable = image.mode not in ("RGBA", "LA", "P") and min(image.size) > SMALLEST_BACKGROUND
-        if usable and (is_test(path.name) or is_test(title)):
+        if usable and (is_test(path.name) or is_test(title)) == test:
             yield path
 
 

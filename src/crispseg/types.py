@@ -77,6 +77,11 @@ class Box:
         """This box moved down by ``y`` and right by ``x`` pixels."""
         return Box(self.y0 + y, self.x0 + x, self.y1 + y, self.x1 + x)
 
+    def shrink(self, factor: int) -> Box:
+        """The smallest box that covers this one in an image ``factor`` times smaller."""
+        y1, x1 = -(-self.y1 // factor), -(-self.x1 // factor)
+        return Box(self.y0 // factor, self.x0 // factor, y1, x1)
+
 
 def check_image(image: NDArray[Any]) -> Image:
     """Return ``image`` if it is (H, W, 3) uint8 or uint16 with at least one pixel.

@@ -175,6 +175,41 @@ def test_a_turned_photo_fits_the_mask_as_it_is_seen(work, model, capfd) -> None:
     assert shown("out.png").shape == (SIZE[1], SIZE[0])
 
 
+def test_confidence_is_written_beside_the_mask(work, model) -> None:
+    assert refine(model, "photo.jpg", "mask.png", "-o", "out.npy", "--confidence", "sure.png") == 0
+    probability = np.load("out.npy")
+    sure = np.asarray(Image.open("sure.png"))
+    assert sure.min() >= 127
+    expected = np.rint(255 * np.maximum(probability, 1 - probability))
+    np.testing.assert_array_equal(sure, expected)
+
+
+def test_guard_and_calibration_can_be_switched_off(work, tmp_path, capsys) -> None:
+    """A guard that trusts nothing gives the input back, and says how much it undid."""
+    module = build("cascadepsp-lite")
+    names = ("constant", "log_share", "log_thickness", "certainty", "added")
+    guard = json.dumps(dict.fromkeys(names, 0) | {"constant": -50})
+    path = tmp_path / "wary.safetensors"
+    about = {"temperature": "2", "guard": guard}
+    save_weights(
+        path,
+        module,
+        architecture="cascadepsp-lite",
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        metadata=about,
+    )
+    assert refine(path, "photo.jpg", "mask.png", "-o", "a.png", "--json") == 0
+    guarded = json.loads(capsys.readouterr().out)
+    assert guarded["changed_pixels"] == 0
+    assert guarded["kept_pixels"] > 0
+    off = ("--no-guard", "--no-calibrated")
+    assert refine(path, "photo.jpg", "mask.png", "-o", "b.png", "--json", *off) == 0
+    free = json.loads(capsys.readouterr().out)
+    assert free["kept_places"] == 0
+    assert free["changed_pixels"] == guarded["kept_pixels"]
+
+
 def test_an_interrupted_run_leaves_no_output(work, model, monkeypatch, capfd) -> None:
     def interrupt(*_args: object, **_options: object) -> None:
         raise KeyboardInterrupt

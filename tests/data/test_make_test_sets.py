@@ -1,5 +1,6 @@
 """The recipe that makes the test sets: what it takes and writes; training has no part in it."""
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 
 from crispseg.data.pairs import is_test
 from crispseg.data.perturb import intersection_over_union
-from crispseg.io import read_mask
+from crispseg.io import read_image, read_mask
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GREEN, RED = (30, 190, 40), (190, 30, 40)
@@ -69,20 +70,23 @@ def walls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_only_photographs_of_the_test_split_are_taken(
     recipe: ModuleType, stamps: Path, walls: Path
 ) -> None:
-    cutouts = list(recipe.test_cutouts(stamps))
+    cutouts = list(recipe.cutouts_of(stamps, test=True))
     assert len(cutouts) == 3
     for rgba in cutouts:
         red, green, _ = rgba[rgba[..., 3] > 0][:, :3].mean(axis=0)
         assert green > red + 100
         assert rgba.shape == (75, 75, 4)  # 71 px and two transparent ones around
-    found = list(recipe.test_backgrounds(walls))
+    found = list(recipe.backgrounds_of(walls, test=True))
     assert sorted(p.name for p in found) == sorted(names("test", "jpg", 3))
 
 
 def test_composites_hold_test_objects_and_their_truth(
     recipe: ModuleType, stamps: Path, walls: Path
 ) -> None:
-    cutouts, grounds = list(recipe.test_cutouts(stamps)), list(recipe.test_backgrounds(walls))
+    cutouts, grounds = (
+        list(recipe.cutouts_of(stamps, test=True)),
+        list(recipe.backgrounds_of(walls, test=True)),
+    )
     image, truth = recipe.composite(cutouts, grounds, np.random.default_rng(3), 96)
     assert image.shape == (96, 96, 3)
     assert truth.shape == (96, 96)
@@ -163,12 +167,19 @@ def test_all_sets_are_folders_for_evaluate(
     out = tmp_path / "out"
     words = ["--out", out, "--stamps", stamps, "--backgrounds", walls, "--count", 3]
     words += ["--davis", tmp_path / "davis", "--camvid", tmp_path / "camvid"]
+    photos = [f"{i}.jpg" for i in range(100) if is_test(f"{i}.jpg")][:4]
+    for name in photos:
+        save(tmp_path / "stills" / "images" / name, textured(60, 80, RED))
+        save(tmp_path / "stills" / "masks" / name.replace("jpg", "png"), mask[:60, :80])
+    words += ["--pairs", tmp_path / "stills"]
     monkeypatch.setattr(sys, "argv", ["make", *map(str, words)])
     recipe.main()
     expected = {
         "composites": ["000", "001", "002"],
         "davis16": ["cow_00000", "cow_00008"],
         "camvid": ["0-8-0", "5-8-0"],
+        "camvid6": ["0-8-0", "5-8-0"],
+        "photos": ["000", "001"],
     }
     assert sorted(p.name for p in out.iterdir()) == sorted(expected)
     for folder, cases in expected.items():
@@ -180,9 +191,41 @@ def test_all_sets_are_folders_for_evaluate(
                 read_mask(out / folder / part / f"{case}.png") for part in ("coarse", "truth")
             )
             assert set(np.unique(truth)) == {0.0, 1.0}
-            assert 0.5 < intersection_over_union(coarse > 0.5, truth > 0.5) < 1
+            assert 0.3 < intersection_over_union(coarse > 0.5, truth > 0.5) <= 1
             pixels = np.array(Image.open(out / folder / "images" / f"{case}.jpg"), np.float32)
             assert pixels.shape[:2] == truth.shape
             if folder == "composites":  # nothing red: no object, no photograph of training
                 r, g, b = np.moveaxis(pixels, -1, 0)
                 assert ((r - np.maximum(g, b)) > 70).mean() < 0.01
+
+
+def test_validation_shares_no_picture_with_the_test_sets(
+    recipe: ModuleType, stamps: Path, walls: Path, tmp_path: Path
+) -> None:
+    chosen = {
+        test: [c.tobytes() for c in recipe.cutouts_of(stamps, test=test)] for test in (True, False)
+    }
+    assert not set(chosen[True]) & set(chosen[False])
+    names = [f"{i}.jpg" for i in range(100) if is_test(f"{i}.jpg")][:5]
+    mask = np.zeros((60, 80), np.uint8)
+    mask[10:40, 20:60] = 255
+    for k, name in enumerate(names):
+        image = textured(60, 80, RED)
+        image[:10] = 40 * k  # tells the pictures apart
+        save(tmp_path / "stills" / "images" / name, image)
+        save(tmp_path / "stills" / "masks" / name.replace("jpg", "png"), mask)
+    seen: dict[bool, set[int]] = {}
+    for validation in (True, False):
+        options = argparse.Namespace(
+            pairs=[tmp_path / "stills"],
+            validation=validation,
+            photos=9,
+            seed=0,
+            out=tmp_path / str(validation),
+        )
+        recipe.write_photos(options, None)
+        found = sorted((options.out / "photos" / "images").iterdir())
+        seen[validation] = {round(float(read_image(p)[:6].mean()) / 40) for p in found}
+    assert len(seen[True]) == 2
+    assert seen[True] | seen[False] == set(range(5))
+    assert not seen[True] & seen[False]

@@ -147,6 +147,35 @@ def test_a_network_that_returns_its_input_changes_nothing(size, fast) -> None:
     assert ((result > 0.5) == mask).all()
 
 
+@pytest.mark.parametrize(("radius", "runs", "seen"), [(20, 1, 600), (90, 2, 304)])
+def test_small_images_are_enlarged(radius: int, runs: int, seen: int) -> None:
+    """A small object at once, a larger one for a second look; never smoothed, always exact."""
+    heights: list[int] = []
+
+    def watched(image: Tensor, seg: Tensor) -> Tensor:
+        heights.append(image.shape[-2])
+        return echo(image, seg)
+
+    mask = disc(300, 400, radius, 150, 200)
+    result = refiner(watched).run(photo(300, 400), mask)
+    assert result.network_runs == runs
+    assert heights[0] == seen  # padded to a multiple of 8
+    assert result.tiles_run == (Box(0, 0, 300, 400),)
+    np.testing.assert_allclose(result.mask, mask, atol=2e-6)
+
+
+def test_an_enlarged_image_places_edges_where_they_are() -> None:
+    def bright(image: Tensor, seg: Tensor) -> Tensor:
+        return (image[:, :1] > 0).float()
+
+    truth = disc(200, 300, 30, 90, 150)
+    image = np.where(truth, 255, 0).astype(np.uint8)[:, :, None].repeat(3, axis=2)
+    coarse = disc(200, 300, 30, 96, 146)
+    refined = refiner(bright).refine(image, coarse) > 0.5
+    # bilinear enlargement cuts single corners
+    assert (refined != truth).sum() <= 0.02 * truth.sum()
+
+
 def test_magnifications_between_are_used_for_large_ratios() -> None:
     mask = disc(1200, 1600, 300, 600, 800)
     runs = refiner(tile_size=128).run(photo(1200, 1600), mask)

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crispseg.tiling.grid import axis_starts, fit_size, magnifications, plan_tiles
+from crispseg.tiling.grid import (
+    MAX_ENLARGEMENT,
+    axis_starts,
+    enlargements,
+    fit_size,
+    magnifications,
+    plan_tiles,
+)
 from crispseg.types import Box, InputError, Size
 
 sides = st.integers(1, 300)
@@ -76,3 +83,36 @@ def test_bad_tiles() -> None:
             plan_tiles(Size(9, 9), tile, overlap)
     with pytest.raises(InputError, match="0x5"):
         plan_tiles(Size(5, 0), 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "object_px", "factors"),
+    [
+        (Size(300, 400), 200, [1, 2]),  # a second look fits a tile
+        (Size(480, 854), 300, [1]),  # it does not
+        (Size(360, 480), 40, [2]),  # three times would not fit
+        (Size(200, 250), 40, [3]),
+        (Size(200, 250), 70, [2]),
+        (Size(900, 900), 10, [1]),
+        (Size(1, 1), 1, [3]),
+    ],
+)
+def test_enlargements_by_hand(size, object_px, factors) -> None:
+    assert enlargements(size, object_px, 900) == factors
+
+
+@given(st.builds(Size, sides, sides), st.floats(0, 400), st.integers(300, 1000))
+def test_enlarged_images_are_no_larger_than_a_tile(size, object_px, tile_size) -> None:
+    factors = enlargements(size, object_px, tile_size)
+    assert sorted(set(factors)) == factors
+    assert 1 <= factors[0] <= factors[-1] <= MAX_ENLARGEMENT
+    if factors[-1] > 1:
+        assert factors[-1] ** 2 * size.height * size.width <= tile_size**2
+
+
+@given(st.integers(0, 500), st.integers(0, 500), st.integers(1, 50), st.integers(1, 4))
+def test_a_shrunk_box_is_the_smallest_that_covers(y, x, side, factor) -> None:
+    small = Box(y, x, y + side, x + side + 3).shrink(factor)
+    assert small.y0 * factor <= y < (small.y0 + 1) * factor
+    assert (small.y1 - 1) * factor < y + side <= small.y1 * factor
+    assert (small.x1 - 1) * factor < x + side + 3 <= small.x1 * factor

@@ -9,7 +9,10 @@ released package's own procedure. They differ where the published one loses edge
   agrees with the mask (``merge_detail``);
 * tiles blend with ramps, not with steps, and left-out tiles keep the coarse result, not a
   binarised one;
-* images more than ``max_ratio`` times larger than a tile pass through magnifications in between.
+* images more than ``MAX_RATIO`` times larger than a tile pass through magnifications in between;
+* images that fit a tile are enlarged by a whole number where their object is small, or where a
+  second look at twice the size costs no more than a tile; without either, the global step is all
+  (section 3.3: the local step is for images larger than the network's input).
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.published import refine_published
 from crispseg.runtime.device import resolve_device
 from crispseg.tiling.blend import RamMerger
-from crispseg.tiling.grid import magnifications, plan_tiles
+from crispseg.tiling.grid import enlargements, magnifications, plan_tiles
 from crispseg.tiling.resample import bilinear_window, resize_area
 from crispseg.tiling.sliding import TilePlan, run_tiles
 from crispseg.types import Box, Image, InputError, Mask, Size, check_image, check_mask
@@ -211,22 +214,38 @@ class _Cascade:
         self.boxes: list[Box] = []
 
     def run(self) -> Refinement:
-        sizes = magnifications(self.size, self.refiner.tile_size, MAX_RATIO)
+        sizes = self._sizes()
         coarse = self._global_step(sizes[0])
         planned = 0
-        if self.refiner.fast:
-            return self._finished(self._enlarged(coarse), planned)
-        for size in sizes[1:] or sizes:
-            coarse, planned = self._local_step(size, coarse)
-        return self._finished(coarse.final, planned)
+        if not self.refiner.fast:
+            if len(sizes) == 1:  # the global step has seen every pixel
+                self.boxes, planned = [Box(0, 0, *self.size)], 1
+            for size in sizes[1:]:
+                coarse, planned = self._local_step(size, coarse)
+        return self._finished(self._at_full_size(coarse), planned)
+
+    def _sizes(self) -> list[Size]:
+        tile_size = self.refiner.tile_size
+        if max(self.size) > tile_size:
+            return magnifications(self.size, tile_size, MAX_RATIO)
+        rows, columns = (np.flatnonzero(self.given.any(axis=axis)) for axis in (1, 0))
+        extent = float(np.sqrt((np.ptp(rows) + 1) * (np.ptp(columns) + 1)))
+        factors = enlargements(self.size, extent, tile_size)
+        return [Size(self.size.height * k, self.size.width * k) for k in factors]
 
     def _finished(self, mask: Mask, planned: int) -> Refinement:
         return Refinement(mask, tuple(self.boxes), planned, self.runs)
 
     def _at(self, size: Size) -> tuple[NDArray[Any], Array]:
-        """Image and given mask at ``size``, both averaged."""
+        """Image and given mask at ``size``: averaged, or enlarged, the mask without smoothing."""
         if size == self.size:
             return self.image, self.given
+        if max(size) > max(self.size):
+            factor = size.height // self.size.height
+            channels = np.moveaxis(self.image.astype(np.float32), -1, 0)
+            whole = Box(0, 0, *size)
+            image = np.stack([bilinear_window(c, size, whole) for c in channels], axis=-1)
+            return image, self.given.repeat(factor, axis=0).repeat(factor, axis=1)
         return resize_area(self.image, size), resize_area(self.given, size)
 
     def _global_step(self, size: Size) -> Coarse:
@@ -236,9 +255,12 @@ class _Cascade:
         self._count(1, 1)
         return Coarse(given, final, stride4)
 
-    def _enlarged(self, coarse: Coarse) -> Mask:
-        whole = Box(0, 0, *self.size)
-        return merge_detail(coarse, self.given, self.size, whole)
+    def _at_full_size(self, coarse: Coarse) -> Mask:
+        if coarse.final.shape == self.given.shape:
+            return coarse.final
+        if coarse.final.size > self.given.size:
+            return resize_area(coarse.final, self.size)
+        return merge_detail(coarse, self.given, self.size, Box(0, 0, *self.size))
 
     def _local_step(self, size: Size, coarse: Coarse) -> tuple[Coarse, int]:
         image, soft = self._at(size)
@@ -256,8 +278,8 @@ class _Cascade:
 
         def on_tile(box: Box) -> None:
             self._count(1, total)
-            if size == self.size:
-                self.boxes.append(box)
+            if max(size) >= max(self.size):
+                self.boxes.append(box.shrink(size.height // self.size.height))
 
         merger = RamMerger(size, channels=2)
         run_tiles(

@@ -75,3 +75,33 @@ def magnifications(size: Size, first_long_side: int, max_ratio: float) -> list[S
     # Between a few pixels and a few more, steps can fall on the same size.
     sides = {ceil(first_long_side * ratio ** (i / steps)) for i in range(steps)} - {longest}
     return [*(fit_size(size, side) for side in sorted(sides)), size]
+
+
+OBJECT_PX = 160
+"""How large an object a network trained on small crops sees best."""
+MAX_ENLARGEMENT = 3
+
+
+def enlargements(size: Size, object_px: float, tile_size: int) -> list[int]:
+    """By what whole numbers to enlarge an image that fits a tile: first, and then for detail.
+
+    Small objects are enlarged towards ``OBJECT_PX``. Where the image at twice its size still has
+    no more pixels than a tile, a second look at that size places edges to half a pixel.
+
+    Args:
+        size: of the image, no side longer than ``tile_size``.
+        object_px: how large the object is, the root of its bounding box' area.
+        tile_size: in pixels.
+
+    Returns:
+        One factor or two, 1 to ``MAX_ENLARGEMENT``.
+    """
+
+    def fits(factor: int) -> bool:
+        pixels = size.height * size.width * factor**2
+        return pixels <= tile_size**2 and factor * max(size) <= 1.5 * tile_size
+
+    first = min(max(round(OBJECT_PX / max(object_px, 1)), 1), MAX_ENLARGEMENT)
+    while first > 1 and not fits(first):
+        first -= 1
+    return [1, 2] if first == 1 and fits(2) else [first]

@@ -153,13 +153,16 @@ def test_a_model_refines_and_a_sheet_shows_it(work, model, capsys) -> None:
     assert Path("cat.png").read_bytes() == Path("out/refined/cat.png").read_bytes()
 
 
-@pytest.mark.parametrize("options", [["--fast"], ["--mode", "published"]])
-def test_options_reach_the_refiner(options, work, model, capsys) -> None:
-    rows = []
+@pytest.mark.parametrize(
+    ("options", "key", "value"),
+    [(["--fast"], "fast", True), (["--mode", "published"], "mode", "published")],
+)
+def test_options_reach_the_refiner(options, key, value, work, model, capsys) -> None:
+    reports = []
     for more in ([], options):
         assert refining(model, "--json", "--limit", "1", *more) == 0
-        rows.append(json.loads(capsys.readouterr().out)["rows"][0]["after"])
-    assert rows[0] != rows[1]
+        reports.append(json.loads(capsys.readouterr().out))
+    assert reports[1]["settings"][key] == value != reports[0]["settings"][key]
 
 
 def test_a_stopped_run_goes_on_where_it_stopped(work, model, monkeypatch, capfd) -> None:

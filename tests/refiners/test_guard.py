@@ -113,7 +113,7 @@ def test_the_guard_undoes_what_is_not_trusted_and_nothing_else() -> None:
     assert result[10, 10] == pytest.approx(1 - kept[0].trust)
 
 
-def test_an_object_with_more_wrong_than_right_goes_back_whole() -> None:
+def test_an_object_that_is_not_understood_goes_back_whole() -> None:
     given, probability = scene()
     probability[10:28, 10:29] = 0.2  # nearly all of the first object is lost
     result, kept = keep_better(given, probability, (-3.0, 0, 0, 0, 6.0))

@@ -77,6 +77,9 @@ def evaluate(
     mode: Annotated[
         Mode, typer.Option(help="published: the released package's procedure to the digit.")
     ] = Mode.default,
+    guard: Annotated[
+        bool, typer.Option(help="Keep the given mask where a change is not to be trusted.")
+    ] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     all_rows: Annotated[
         bool, typer.Option("--all", help=f"Print every image, not only the worst {WORST}.")
@@ -101,6 +104,7 @@ def evaluate(
     if refined:
         folders["refined"] = refined
     options = {"tile_size": tile_size, "mode": mode.value, "fast": fast, "device": device}
+    options["guard"] = guard
     cases, skips = _cases(folders, limit, skip_bad=skip_bad)
     _check_outputs(output, sheet, folders, cases)
     refiner = None if refined else _load(model, options)

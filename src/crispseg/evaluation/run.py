@@ -41,6 +41,7 @@ def settings_of(refiner: CascadeRefiner | None) -> dict[str, Any]:
         "mode": refiner.mode,
         "fast": refiner.fast,
         "tile_size": refiner.tile_size,
+        "guard": refiner.guard is not None,
         "device": str(refiner.device),
     }
 

@@ -112,7 +112,7 @@ class CascadeRefiner:
         self.overlap_px = self.tile_size // 4
         fitted = Calibration.from_metadata(model.metadata)
         self.temperature = fitted.temperature if calibrated else 1.0
-        self._guard = fitted.guard if guard else None
+        self.guard = fitted.guard if guard else None
         self._network = CascadeNetwork(model, self.device, published=mode == "published")
 
     def refine(
@@ -191,9 +191,9 @@ class CascadeRefiner:
 
     def _judge(self, given: Mask, result: Refinement) -> Refinement:
         mask = calibrate(result.mask, self.temperature)
-        if not self._guard:
+        if not self.guard:
             return replace(result, mask=mask)
-        mask, kept = keep_better(given > 0.5, mask, self._guard)
+        mask, kept = keep_better(given > 0.5, mask, self.guard)
         return replace(result, mask=mask, kept=kept)
 
 

@@ -5,7 +5,7 @@ large, thick piece taken away or added at once. ``calibrate`` corrects the first
 (Guo et al., ICML 2017). The guard judges the second: every connected piece of change is described
 by a few numbers, a logistic model that was fitted on validation images says how likely the change
 is right, and what is not trusted goes back to the input, piece by piece, or whole objects where
-nothing good is left. Both models are a handful of numbers in the weights' metadata, fitted by
+most is doubtful. Both models are a handful of numbers in the weights' metadata, fitted by
 ``recipes/fit_guard.py``.
 """
 
@@ -28,6 +28,7 @@ Floats = NDArray[np.float64]
 
 FEATURES = ("constant", "log_share", "log_thickness", "certainty", "added")
 ADDED, REMOVED = 1, 2
+MISUNDERSTOOD = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +159,9 @@ def keep_better(
 ) -> tuple[Mask, tuple[Kept, ...]]:
     """Undo the changes that are not trusted.
 
-    A piece of change is undone if its trust is below one half; all changes of an object (a
-    connected component of both masks together) are undone if more of its changed pixels are
-    expected to be wrong than right.
+    A piece of change is undone if its trust is below one half. All changes of an object (a
+    connected component of both masks together) are undone if those pieces are larger than half of
+    what was given of it: then the network has not understood the object at all.
 
     Args:
         given: (H, W) bool, the input.
@@ -178,8 +179,9 @@ def keep_better(
     objects, _ = _components(((probability > 0.5) | given).astype(np.uint8))
     corner = _first_pixels(changes.label, len(trust))
     owner = objects.ravel()[corner]
-    gain = np.bincount(owner, changes.pixels * (2 * trust - 1), minlength=int(owner.max()) + 1)
-    whole = gain[owner] < 0
+    areas = np.bincount(objects[given], minlength=int(objects.max()) + 1)
+    wrong = np.bincount(owner, changes.pixels * (trust < 0.5), minlength=len(areas))
+    whole = (wrong > MISUNDERSTOOD * areas)[owner]
     undone = (trust < 0.5) | whole
     if not undone.any():
         return probability, ()

@@ -78,7 +78,15 @@ def test_quiet_prints_nothing_and_json_prints_json(work, model, capsys) -> None:
     assert 0 <= report["changed_fraction"] <= 1
 
 
-@pytest.mark.parametrize("options", [["--fast"], ["--mode", "published"], ["--roi", "0,0,50,50"]])
+def test_fast_stops_after_the_global_step(work, capsys, model) -> None:
+    planned = []
+    for options in ((), ("--fast",)):
+        assert refine(model, "photo.jpg", "mask.png", "-o", "out.png", "--json", *options) == 0
+        planned.append(json.loads(capsys.readouterr().out)["tiles_planned"])
+    assert planned == [1, 0]
+
+
+@pytest.mark.parametrize("options", [["--mode", "published"], ["--roi", "0,0,50,50"]])
 def test_options_reach_the_refiner(options, work, model) -> None:
     assert refine(model, "photo.jpg", "mask.png", "-o", "plain.png") == 0
     assert refine(model, "photo.jpg", "mask.png", "-o", "other.png", *options) == 0

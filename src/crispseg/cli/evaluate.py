@@ -68,18 +68,14 @@ def evaluate(
             help="Leave out images without partners, of unequal size or unreadable; name them.",
         ),
     ] = False,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="Global step only: quick, less fine.")
-    ] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Global step only: less fine.")] = False,
     tile_size: Annotated[
         int, typer.Option(help="Side of the tiles in pixels; smaller needs less memory.")
     ] = 900,
     mode: Annotated[
         Mode, typer.Option(help="published: the released package's procedure to the digit.")
     ] = Mode.default,
-    guard: Annotated[
-        bool, typer.Option(help="Keep the given mask where a change is not to be trusted.")
-    ] = True,
+    guard: Annotated[bool, typer.Option(help="Undo changes that are not to be trusted.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     all_rows: Annotated[
         bool, typer.Option("--all", help=f"Print every image, not only the worst {WORST}.")

@@ -7,8 +7,9 @@ none of its objects may be in the training split or in a test set.
 
 * Temperature: minimises the cross entropy of the pixels within 8 px of the refined edge, where
   probabilities are neither 0 nor 1 (Guo et al., ICML 2017).
-* Guard: logistic regression on ``crispseg.refiners.guard.FEATURES`` of every connected change; the
-  target is the share of its pixels that are right, its weight the root of its size.
+* Guard: logistic regression on ``crispseg.refiners.guard.FEATURES`` of every connected change that
+  is large enough; the target is the share of its pixels that are right, its weight the root of its
+  size.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from crispseg.metrics.boundary import intersection_over_union
 from crispseg.metrics.calibration import CalibrationBins
 from crispseg.models.weights import LoadedModel, load_model, save_weights
 from crispseg.refiners.cascade import CascadeRefiner
-from crispseg.refiners.guard import FEATURES, calibrate, find_changes, keep_better
+from crispseg.refiners.guard import FEATURES, calibrate, find_changes, judged, keep_better
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -115,9 +116,10 @@ def fit_guard(results: list[Result], temperature: float) -> Floats:
     for given, raw, truth in results:
         changes = find_changes(given, calibrate(raw, temperature))
         right = np.bincount(changes.label[truth != given], minlength=len(changes.pixels) + 1)[1:]
-        features.append(changes.features)
-        shares.append(right / np.maximum(changes.pixels, 1))
-        sizes.append(changes.pixels)
+        large = judged(changes)
+        features.append(changes.features[large])
+        shares.append(right[large] / changes.pixels[large])
+        sizes.append(changes.pixels[large])
     x, y = np.concatenate(features), np.concatenate(shares)
     weight = np.sqrt(np.concatenate(sizes))
     weights = np.zeros(len(FEATURES))

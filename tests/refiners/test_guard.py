@@ -13,6 +13,7 @@ from crispseg.models.weights import LoadedModel
 from crispseg.refiners.cascade import CascadeRefiner
 from crispseg.refiners.guard import (
     FEATURES,
+    SMALLEST_SHARE,
     Calibration,
     calibrate,
     confidence,
@@ -179,4 +180,14 @@ def test_the_refiner_uses_both_and_both_can_be_switched_off() -> None:
     np.testing.assert_array_equal(honest, calibrate(raw, 2.0))
     guarded, kept = run()
     assert kept > 0
-    np.testing.assert_array_equal(guarded > 0.5, mask)
+    still = find_changes(mask, guarded)  # only what is too small to be judged
+    assert still.pixels.max(initial=0) < SMALLEST_SHARE * mask.sum()
+
+
+def test_small_changes_are_not_judged() -> None:
+    given, probability = scene()
+    probability[10:14, 10:14] = 0.9
+    probability[10, 10] = 0.2  # one pixel of 600, less than half a percent
+    result, kept = keep_better(given, probability, NEVER)
+    assert result[10, 10] == np.float32(0.2)
+    assert [k.pixels for k in kept] == [100, 20]

@@ -29,6 +29,9 @@ Floats = NDArray[np.float64]
 FEATURES = ("constant", "log_share", "log_thickness", "certainty", "added")
 ADDED, REMOVED = 1, 2
 MISUNDERSTOOD = 0.5
+SMALLEST_SHARE = 0.005
+"""Changes smaller than this share of what was given are never undone: there are thousands of them
+along every edge, they are a matter of taste as often as of truth, and none makes a mask bad."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,11 @@ def find_changes(given: Flags, probability: Mask) -> Changes:
     return Changes(label, pixels, np.stack(columns, axis=1), _boxes(label, count))
 
 
+def judged(changes: Changes) -> Flags:
+    """(n,) whether each change is large enough to be judged."""
+    return np.asarray(changes.features[:, 1] >= np.log(SMALLEST_SHARE))
+
+
 def trust_in(changes: Changes, weights: tuple[float, ...]) -> Floats:
     """(n,) probability that each change is right."""
     logits = changes.features @ np.asarray(weights)
@@ -159,9 +167,10 @@ def keep_better(
 ) -> tuple[Mask, tuple[Kept, ...]]:
     """Undo the changes that are not trusted.
 
-    A piece of change is undone if its trust is below one half. All changes of an object (a
-    connected component of both masks together) are undone if those pieces are larger than half of
-    what was given of it: then the network has not understood the object at all.
+    A piece of change that is large enough (``SMALLEST_SHARE``) is undone if its trust is below
+    one half. All changes of an object (a connected component of both masks together) are undone
+    if those pieces are larger than half of what was given of it: then the network has not
+    understood the object at all.
 
     Args:
         given: (H, W) bool, the input.
@@ -176,15 +185,16 @@ def keep_better(
     if not len(changes.pixels):
         return probability, ()
     trust = trust_in(changes, weights)
+    doubtful = (trust < 0.5) & judged(changes)
+    if not doubtful.any():
+        return probability, ()
     objects, _ = _components(((probability > 0.5) | given).astype(np.uint8))
     corner = _first_pixels(changes.label, len(trust))
     owner = objects.ravel()[corner]
     areas = np.bincount(objects[given], minlength=int(objects.max()) + 1)
-    wrong = np.bincount(owner, changes.pixels * (trust < 0.5), minlength=len(areas))
+    wrong = np.bincount(owner, changes.pixels * doubtful, minlength=len(areas))
     whole = (wrong > MISUNDERSTOOD * areas)[owner]
-    undone = (trust < 0.5) | whole
-    if not undone.any():
-        return probability, ()
+    undone = doubtful | whole
     back = np.concatenate(([False], undone))[changes.label]
     doubted = np.concatenate(([0.0], np.minimum(trust, 0.49))).astype(np.float32)[changes.label]
     result = np.where(back, np.where(given, 1 - doubted, doubted), probability)

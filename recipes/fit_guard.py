@@ -98,6 +98,8 @@ def edge_pixels(results: list[Result]) -> tuple[Floats, Flags]:
 def fit_temperature(results: list[Result]) -> float:
     """The temperature of least cross entropy, by golden section over its logarithm."""
     logits, truth = edge_pixels(results)
+    if not len(logits):
+        raise SystemExit("nothing to fit: the refined masks have no edge; is this model trained?")
     signed = np.where(truth, logits, -logits)
 
     def cost(log_temperature: float) -> float:
@@ -122,6 +124,8 @@ def fit_guard(results: list[Result], temperature: float) -> Floats:
         sizes.append(changes.pixels[large])
     x, y = np.concatenate(features), np.concatenate(shares)
     weight = np.sqrt(np.concatenate(sizes))
+    if not len(y):
+        raise SystemExit("nothing to fit: the model changed no mask by more than a few pixels")
     weights = np.zeros(len(FEATURES))
     for _ in range(50):
         p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))

@@ -81,6 +81,12 @@ def test_the_weights_file_gets_both(recipe, tmp_path, monkeypatch, capsys) -> No
             if part == "images":
                 pixels = rng.integers(0, 255, pixels.shape).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{i}.{suffix}")
+    # A random network may leave nothing to judge: its results count for their form alone.
+    found = list(recipe.refined(load_model(path), [tmp_path / "set"]))
+    assert [(g.shape, p.dtype, t.sum()) for g, p, t in found] == [
+        ((96, 96), np.float32, 45 * 40)
+    ] * 2
+    monkeypatch.setattr(recipe, "refined", lambda _model, _folders: [scene(i) for i in range(9)])
     words = ["fit", str(path), "--cases", str(tmp_path / "set"), "--output", str(output)]
     monkeypatch.setattr(sys, "argv", words)
     recipe.main()

@@ -7,6 +7,7 @@ from collections import deque
 
 import numpy as np
 import pytest
+import torch
 
 from crispseg.models.build import build
 from crispseg.models.weights import LoadedModel
@@ -160,6 +161,7 @@ def test_metadata_round_trip_and_damage() -> None:
 
 
 def test_the_refiner_uses_both_and_both_can_be_switched_off() -> None:
+    torch.manual_seed(0)
     module = build("cascadepsp-lite").eval()
     model = LoadedModel(
         module, (0.5,) * 3, (0.5,) * 3, "cascadepsp-lite", "random", metadata(NEVER)

@@ -138,6 +138,23 @@ def test_held_out_groups_are_left_out(cache_dir: Path) -> None:
     assert samples[0].image.shape == (3, SIZE, SIZE)  # composites take over
 
 
+def test_sources_are_drawn_as_their_factors_say(tmp_path: Path) -> None:
+    pixels = np.zeros((SIZE, SIZE, 4), np.uint8)
+    pixels[SIZE // 4 : -SIZE // 4, SIZE // 4 : -SIZE // 4] = 255
+    with CacheWriter(tmp_path) as writer:
+        for source, count in (("many", 4), ("few", 1)):
+            for i in range(count):
+                name = f"{source}-{i}"
+                writer.add("pair", name, pixels, group=name, split="train", source=source)
+    plain = RefinerSamples(tmp_path, crop_size=SIZE)
+    assert np.allclose(plain._source_shares, [2 / 3, 1 / 3])  # square roots of 4 and 1
+    samples = RefinerSamples(tmp_path, crop_size=SIZE, source_factors=["few=6"])
+    assert np.allclose(samples._source_shares, [2 / 8, 6 / 8])
+    for wrong in ("fewer=2", "few", "few=0", "few=x"):
+        with pytest.raises(InputError, match=r"source=factor.*sources here: few, many"):
+            RefinerSamples(tmp_path, crop_size=SIZE, source_factors=[wrong])
+
+
 def test_missing_and_useless_caches_say_what_to_do(cache_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="prepare_lite_data"):
         RefinerSamples(tmp_path)

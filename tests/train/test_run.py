@@ -129,6 +129,19 @@ def test_weights_for_another_kind_of_trunk_are_refused(key, tmp_path) -> None:
         start_trunk(config, nn.Identity())
 
 
+def test_a_run_may_start_from_weights_of_the_whole_network(tmp_path) -> None:
+    first = Run(recipe(tmp_path, seed=1))
+    path = tmp_path / "weights.pth"
+    torch.save(first.module.state_dict(), path)
+    second = Run(recipe(tmp_path, seed=2, start_from=str(path)))
+    for module in (second.module, second.average):
+        for name, tensor in first.module.state_dict().items():
+            assert torch.equal(module.state_dict()[name], tensor), name
+    torch.save({"other": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match=r"start_from = .* does not fit tiny"):
+        Run(recipe(tmp_path, start_from=str(path)))
+
+
 def test_sync_bn_over_cpu_processes_is_refused(tmp_path) -> None:
     with pytest.raises(InputError, match="sync_bn needs CUDA"):
         Run(recipe(tmp_path, sync_bn=True), Group(size=2))

@@ -59,9 +59,11 @@ class RefinerSamples(Dataset[Sample]):
         real_fraction: share of samples from real pairs; the rest are composites.
         coarse: how coarse masks are made, "mixed" (``coarsen``) or "paper" (``perturb_mask``).
         without: groups to leave out (sequences, for cross-validation).
+        source_factors: "source=factor" each: how many times more often than by its size a source
+            of real pairs is drawn.
 
     Raises:
-        InputError: no cache there, or nothing of that split in it.
+        InputError: no cache there, nothing of that split in it, or a factor of no source.
     """
 
     def __init__(
@@ -75,15 +77,16 @@ class RefinerSamples(Dataset[Sample]):
         real_fraction: float = 0.3,
         coarse: Literal["mixed", "paper"] = "mixed",
         without: Iterable[str] = (),
+        source_factors: Iterable[str] = (),
     ) -> None:
         cv2.setNumThreads(
             0
         )  # workers are the parallelism; OpenCV's own threads do not survive fork
         self._cache = PixelCache(Path(cache_dir))
         groups = frozenset(without)
-        self._pairs = _by_source(self._cache.select("pair", split, groups))
-        sizes = np.sqrt([len(found) for found in self._pairs])
-        self._source_shares = sizes / max(sizes.sum(), 1)
+        sources = _by_source(self._cache.select("pair", split, groups))
+        self._pairs = list(sources.values())
+        self._source_shares = _shares(sources, source_factors)
         self._cutouts = self._cache.select("cutout", split, groups)
         self._backgrounds = self._cache.select("background", split, groups)
         self._crop_size, self._seed, self._length = crop_size, seed, length
@@ -174,16 +177,37 @@ def coarsen(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.boo
     return perturb_mask(mask, rng, target_iou=target)
 
 
-def _by_source(items: Iterable[Item]) -> list[list[list[Item]]]:
-    """Sources -> groups -> items, so that long sequences are not seen more often.
-
-    A source is drawn in proportion to the square root of its groups: large sets more often than
-    small ones, but small ones more often than their size alone would have them.
-    """
+def _by_source(items: Iterable[Item]) -> dict[str, list[list[Item]]]:
+    """Sources -> groups -> items, so that long sequences are not seen more often."""
     sources: dict[str, dict[str, list[Item]]] = {}
     for item in items:
         sources.setdefault(item.source, {}).setdefault(item.group, []).append(item)
-    return [list(groups.values()) for groups in sources.values()]
+    return {name: list(groups.values()) for name, groups in sources.items()}
+
+
+def _shares(sources: dict[str, list[list[Item]]], factors: Iterable[str]) -> NDArray[np.float64]:
+    """How likely each source is drawn; their sum is 1.
+
+    In proportion to the square root of its groups: large sets more often than small ones, but
+    small ones more often than their size alone would have them. Times what ``factors`` say.
+    """
+    shares = {name: float(np.sqrt(len(groups))) for name, groups in sources.items()}
+    for text in factors:
+        name, _, factor = text.partition("=")
+        try:
+            times = float(factor)
+        except ValueError:
+            times = 0.0
+        if name not in sources or not 0 < times < np.inf:
+            known = ", ".join(sorted(sources)) or "none"
+            raise InputError(
+                f"source_factors takes source=factor with a positive factor, not {text!r}; "
+                f"sources here: {known}"
+            )
+        shares[name] *= times
+    values = np.array(list(shares.values()))
+    normalised: NDArray[np.float64] = values / values.sum()
+    return normalised
 
 
 def _pick(items: tuple[Item, ...], rng: np.random.Generator, count: int) -> list[Item]:

@@ -23,11 +23,14 @@ class TrainConfig:
         output: folder for checkpoints, log and weights.
         imagenet_trunk: start the compact trunk from ImageNet weights (extra ``train``).
         trunk_weights: file of a ResNet trunk in torchvision's layout to start from; "" for none.
+        start_from: file of weights of the whole network to start from (fine-tuning); "" for none.
         mean: subtracted from RGB in [0, 1].
         std: what is then divided by.
         crop_size: side of the training crops, a multiple of 16.
         coarse: how coarse masks are made: "mixed" with errors of networks, "paper" as published.
         real_fraction: share of samples from real pairs; the others are composites.
+        source_factors: "source=factor" each: how many times more often than by its size a source
+            of real pairs is drawn.
         without: groups of the data to leave out, for cross-validation.
         batch_size: samples in a step, of each process.
         iterations: steps in all; 0 for no limit.
@@ -66,11 +69,13 @@ class TrainConfig:
     output: str
     imagenet_trunk: bool = False
     trunk_weights: str = ""
+    start_from: str = ""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     crop_size: int = 192
     coarse: Literal["mixed", "paper"] = "mixed"
     real_fraction: float = 0.3
+    source_factors: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     batch_size: int = 12
     iterations: int = 0

@@ -32,6 +32,7 @@ from crispseg.types import InputError
 ENDLESS = 1_000_000_000
 # What a recipe says of the machine it ran on, and what save_weights says itself.
 LOCAL_KEYS = {"data", "output", "device", "threads", "workers", "trunk_weights"}
+LOCAL_KEYS |= {"start_from"}
 LOCAL_KEYS |= {"mean", "std", "model"}
 
 Say = Callable[[str], None]
@@ -150,6 +151,7 @@ def _samples(config: TrainConfig) -> RefinerSamples:
         real_fraction=config.real_fraction,
         coarse=config.coarse,
         without=config.without,
+        source_factors=config.source_factors,
     )
 
 

@@ -18,7 +18,7 @@ from crispseg.train.config import TrainConfig
 from crispseg.train.distributed import Group
 from crispseg.train.losses import cascade_loss
 from crispseg.train.schedule import rate
-from crispseg.train.trunk import start_trunk
+from crispseg.train.trunk import start_from, start_trunk
 from crispseg.types import CrispsegError, InputError
 
 ALONE = Group()
@@ -52,6 +52,7 @@ class Run:
             self.average = build(config.model)
         if state is None:
             start_trunk(config, self.module.trunk)
+            start_from(config, self.module)
         if config.sync_bn and group.size > 1:
             if group.device.type != "cuda":
                 raise InputError("sync_bn needs CUDA; set sync_bn = false")

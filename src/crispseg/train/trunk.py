@@ -1,4 +1,4 @@
-"""Trunks that start from weights learnt elsewhere."""
+"""Networks and trunks that start from weights learnt elsewhere."""
 
 from __future__ import annotations
 
@@ -30,6 +30,23 @@ def start_trunk(config: TrainConfig, trunk: nn.Module) -> None:
         if not isinstance(trunk, ResNet):
             raise InputError(f"trunk_weights is for a ResNet trunk, which {config.model} has not")
         load_torchvision(trunk, Path(config.trunk_weights))
+
+
+def start_from(config: TrainConfig, module: nn.Module) -> None:
+    """Fill the whole network from ``config.start_from``, if the recipe names a file.
+
+    Raises:
+        InputError: no such file, damaged, or of another network.
+    """
+    if not config.start_from:
+        return
+    try:
+        module.load_state_dict(read_state(Path(config.start_from))[0])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"start_from = {config.start_from!r} does not fit {config.model}: {reason}"
+        ) from None
 
 
 def load_torchvision(trunk: ResNet, path: Path) -> None:

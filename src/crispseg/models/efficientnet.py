@@ -4,7 +4,7 @@ Liu, "Higher accuracy on vision models with EfficientNet-Lite" (2020); no squeez
 ReLU6, so it is quick on a CPU. Parameter names are timm's (``tf_efficientnet_lite0``).
 
 BatchNorm can be left out: its ImageNet statistics are then folded into the convolutions once and
-for all, and training goes on without it, in two thirds of the time and with any batch size.
+for all, and training goes on without it, with any batch size.
 """
 
 from __future__ import annotations
@@ -147,11 +147,13 @@ class EfficientNetLite(nn.Module):
         )
         channels = (FIRST_CHANNELS, *(stage.channels for stage in STAGES[:stages]))
         stride_so_far, dilation = 2, 1
+        strides = [2]
         for stage, (before, after) in zip(STAGES, pairwise(channels), strict=False):
             first_dilation, stride = dilation, stage.stride
             if stride_so_far * stride > output_stride:
                 dilation, stride = dilation * stride, 1
             stride_so_far *= stride
+            strides.append(stride_so_far)
             kernel = stage.kernel
             self.blocks.append(
                 nn.Sequential(
@@ -163,7 +165,8 @@ class EfficientNetLite(nn.Module):
                 )
             )
         self.channels = channels
-        self.output_stride = output_stride
+        self.strides = tuple(strides)
+        self.output_stride = stride_so_far
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, in_channels, H, W) -> features of 16, 24, 40, 80, 112, ... channels, one a stage.
@@ -232,7 +235,8 @@ def load_imagenet(trunk: EfficientNetLite) -> None:
         ) from None
     path = EfficientnetLite0ModelFile.get_model_file_path()
     theirs = torch.load(path, map_location="cpu", weights_only=True)
-    names = EfficientNetLite(stages=len(STAGES)).state_dict()  # all of them, with norms
+    with torch.device("meta"):  # only the names of all tensors, norms included
+        names = EfficientNetLite(stages=len(STAGES)).state_dict()
     state = dict(zip(names, theirs.values(), strict=False))
     stem = "conv_stem.weight"
     state[stem] = widen_input(state[stem], trunk.conv_stem.in_channels)

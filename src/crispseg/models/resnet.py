@@ -117,11 +117,13 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
         channels, stride_so_far, dilation = stem_channels, 4, 1
+        strides = [2]
         for stage, (blocks, width) in enumerate(zip(LAYERS[depth], WIDTHS, strict=True), start=1):
             previous, stride = dilation, 1 if stage == 1 else 2
             if stride_so_far * stride > output_stride:
                 dilation, stride = dilation * stride, 1
             stride_so_far *= stride
+            strides.append(stride_so_far)
             first = {"one": 1, "previous": previous, "stage": dilation}[first_dilation]
             dilations = [first] + [dilation] * (blocks - 1)
             if stage == 4 and multi_grid:
@@ -133,6 +135,7 @@ class ResNet(nn.Module):
             self.add_module(f"layer{stage}", layer)
 
         self.channels = (stem_channels, *(w * block.expansion for w in WIDTHS))
+        self.strides = tuple(strides)
         self.output_stride = output_stride
         _initialise(self)
 

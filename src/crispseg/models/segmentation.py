@@ -1,0 +1,82 @@
+"""What the networks that make a first segmentation have in common, on any trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Trunk(Protocol):
+    """A network that returns its stages, from the finest to the deepest.
+
+    Attributes:
+        channels: of each stage.
+        strides: of each stage: how many pixels of the image lie between two of its own.
+        output_stride: of the deepest stage.
+    """
+
+    channels: Sequence[int]
+    strides: Sequence[int]
+    output_stride: int
+
+    def __call__(self, image: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> one (N, channels[i], H / strides[i], W / strides[i]) per stage.
+
+        Sizes that do not divide are rounded up.
+        """
+
+
+class ClassLogits(NamedTuple):
+    """What a segmentation network returns.
+
+    Attributes:
+        logits: (N, num_classes, H, W), at the size of the image.
+        aux: the auxiliary head's, of the same shape; None in evaluation or without such a head.
+    """
+
+    logits: Tensor
+    aux: Tensor | None = None
+
+
+class SegmentationModule(nn.Module):
+    """A network from (N, 3, H, W) float32, normalised, to ``ClassLogits``; any H and W.
+
+    Attributes:
+        trunk: the part that may start from pretrained weights and learns at a lower rate.
+        num_classes: number of classes.
+    """
+
+    trunk: nn.Module
+    num_classes: int
+
+    def forward(self, image: Tensor) -> ClassLogits:
+        """(N, 3, H, W) -> logits of every class at the size of the image."""
+        raise NotImplementedError
+
+
+def deepest_at(strides: Sequence[int], stride: int) -> int:
+    """Index of the deepest stage with ``stride``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [index for index, value in enumerate(strides) if value == stride]
+    if not found:
+        raise ValueError(f"the trunk has no stage of stride {stride}; it has {list(strides)}")
+    return found[-1]
+
+
+def initialise_head(module: nn.Module, std: float = 0.01) -> None:
+    """Convolutions from N(0, std) with zero bias, norms to identity (RefineNet, DeepLabv3)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.weight, std=std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d):
+            with torch.no_grad():
+                layer.weight.fill_(1)
+                layer.bias.fill_(0)

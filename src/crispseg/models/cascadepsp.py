@@ -66,16 +66,71 @@ def _head(channels: int, hidden: int) -> nn.Sequential:
 
 
 class CascadeModule(nn.Module):
-    """What every network that runs CascadePSP's cascade has in common.
+    """The cascade itself: which run sees which masks, and which heads speak (section 3.2).
 
-    ``forward(image, seg, coarse_s8=None, coarse_s4=None) -> CascadeLogits``, as
-    ``RefinementModule.forward`` describes it.
+    A network says how an image is encoded and how features go from stride to stride.
 
     Attributes:
         trunk: the part that may start from pretrained weights.
+        head_s8: features at stride 8 -> logits.
+        head_s4: features at stride 4 -> logits.
     """
 
     trunk: nn.Module
+    head_s8: nn.Module
+    head_s4: nn.Module
+
+    def encode_image(self, image: Tensor) -> list[Tensor]:
+        """What all runs share of an image (N, 3, H, W)."""
+        raise NotImplementedError
+
+    def to_stride8(self, shared: list[Tensor], *masks: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """One run as far as stride 8: features (N, C, H/8, W/8), and skip connections.
+
+        Args:
+            shared: from ``encode_image``.
+            masks: three of (N, 1, H, W) in [-1, 1].
+        """
+        raise NotImplementedError
+
+    def to_stride4(self, x: Tensor, shared: list[Tensor], skips: list[Tensor]) -> Tensor:
+        """Features at stride 8 -> features at stride 4."""
+        raise NotImplementedError
+
+    def to_logits(self, x: Tensor, shared: list[Tensor], skips: list[Tensor]) -> Tensor:
+        """Features at stride 4 -> logits (N, 1, H, W)."""
+        raise NotImplementedError
+
+    def run_cascade(
+        self, image: Tensor, seg: Tensor, coarse_s8: Tensor | None, coarse_s4: Tensor | None
+    ) -> CascadeLogits:
+        """Run all levels whose result is not given.
+
+        Args:
+            image: (N, 3, H, W) float32, normalised; of a size that the network takes.
+            seg: (N, 1, H, W) in [-1, 1].
+            coarse_s8: (N, 1, H, W) in [-1, 1] or None: stands for the first run's result.
+            coarse_s4: (N, 1, H, W) in [-1, 1] or None: stands for the second run's result.
+        """
+        full = (image.shape[-2], image.shape[-1])
+        shared = self.encode_image(image)
+        s8_1 = s4_2 = s8_2 = None
+        if coarse_s8 is None:
+            x, _ = self.to_stride8(shared, seg, seg, seg)
+            s8_1 = resize(self.head_s8(x), full, align_corners=False)
+            coarse_s8 = torch.tanh(s8_1)
+        if coarse_s4 is None:
+            x, skips = self.to_stride8(shared, seg, coarse_s8, coarse_s8)
+            s8_2 = resize(self.head_s8(x), full, align_corners=False)
+            x = self.to_stride4(x, shared, skips)
+            s4_2 = resize(self.head_s4(x), full, align_corners=False)
+            coarse_s8, coarse_s4 = torch.tanh(s8_2), torch.tanh(s4_2)
+        x, skips = self.to_stride8(shared, seg, coarse_s8, coarse_s4)
+        s8_3 = resize(self.head_s8(x), full, align_corners=False)
+        x = self.to_stride4(x, shared, skips)
+        s4_3 = resize(self.head_s4(x), full, align_corners=False)
+        s1 = self.to_logits(x, shared, skips)
+        return CascadeLogits(s1, s8_1, s4_2, s8_2, s8_3, s4_3)
 
 
 class RefinementModule(CascadeModule):
@@ -135,27 +190,24 @@ class RefinementModule(CascadeModule):
         """
         if image.shape[-2] % 8 or image.shape[-1] % 8:
             raise ValueError(f"height and width must be multiples of 8, not {image.shape[-2:]}")
-        full = (image.shape[-2], image.shape[-1])
-        s8_1 = s4_2 = s8_2 = None
-        if coarse_s8 is None:
-            context, _ = self._encode(image, seg, seg, seg)
-            s8_1 = resize(self.head_s8(context), full, align_corners=False)
-            coarse_s8 = torch.tanh(s8_1)
-        if coarse_s4 is None:
-            context, stages = self._encode(image, seg, coarse_s8, coarse_s8)
-            s8_2 = resize(self.head_s8(context), full, align_corners=False)
-            s4_2 = resize(self.head_s4(self.up_1(context, stages[1])), full, align_corners=False)
-            coarse_s8, coarse_s4 = torch.tanh(s8_2), torch.tanh(s4_2)
-        context, stages = self._encode(image, seg, coarse_s8, coarse_s4)
-        s8_3 = resize(self.head_s8(context), full, align_corners=False)
-        x = self.up_1(context, stages[1])  # (N, up_channels[0], H/4, W/4)
-        s4_3 = resize(self.head_s4(x), full, align_corners=False)
-        x = self.up_2(x, stages[0])  # (N, up_channels[1], H/2, W/2)
-        x = self.up_3(x, image)  # (N, up_channels[2], H, W)
-        s1 = self.head_s1(torch.cat([x, image], dim=1))
-        return CascadeLogits(s1, s8_1, s4_2, s8_2, s8_3, s4_3)
+        return self.run_cascade(image, seg, coarse_s8, coarse_s4)
 
-    def _encode(self, image: Tensor, *masks: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def encode_image(self, image: Tensor) -> list[Tensor]:
+        """The image itself: the trunk sees it together with the masks, in every run."""
+        return [image]
+
+    def to_stride8(self, shared: list[Tensor], *masks: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Trunk and pyramid: (N, pyramid_channels, H/8, W/8) and the trunk's features."""
-        stages = self.trunk(torch.cat([image, *masks], dim=1))
+        stages = self.trunk(torch.cat([*shared, *masks], dim=1))
         return torch.relu(self.bottleneck(self.pyramid(stages[-1]))), stages
+
+    def to_stride4(self, x: Tensor, shared: list[Tensor], skips: list[Tensor]) -> Tensor:
+        """(N, pyramid_channels, H/8, W/8) -> (N, up_channels[0], H/4, W/4)."""
+        return cast(Tensor, self.up_1(x, skips[1]))
+
+    def to_logits(self, x: Tensor, shared: list[Tensor], skips: list[Tensor]) -> Tensor:
+        """(N, up_channels[0], H/4, W/4) -> (N, 1, H, W)."""
+        image = shared[0]
+        x = self.up_2(x, skips[0])  # (N, up_channels[1], H/2, W/2)
+        x = self.up_3(x, image)  # (N, up_channels[2], H, W)
+        return cast(Tensor, self.head_s1(torch.cat([x, image], dim=1)))

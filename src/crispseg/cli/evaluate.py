@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crispseg.cli.refine import Mode, progress_bar
+from crispseg.cli.options import Device, Fast, Guard, Mode, ModeOption, TileSize, progress_bar
 from crispseg.io import IMAGE_SUFFIXES, check_output, write_image
 from crispseg.types import InputError
 
@@ -68,15 +68,11 @@ def evaluate(
             help="Leave out images without partners, of unequal size or unreadable; name them.",
         ),
     ] = False,
-    fast: Annotated[bool, typer.Option("--fast", help="Global step only: less fine.")] = False,
-    tile_size: Annotated[
-        int, typer.Option(help="Side of the tiles in pixels; smaller needs less memory.")
-    ] = 900,
-    mode: Annotated[
-        Mode, typer.Option(help="published: the released package's procedure to the digit.")
-    ] = Mode.default,
-    guard: Annotated[bool, typer.Option(help="Undo changes that are not to be trusted.")] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    fast: Fast = False,
+    tile_size: TileSize = 900,
+    mode: ModeOption = Mode.default,
+    guard: Guard = True,
+    device: Device = "auto",
     all_rows: Annotated[
         bool, typer.Option("--all", help=f"Print every image, not only the worst {WORST}.")
     ] = False,
@@ -99,8 +95,13 @@ def evaluate(
     folders = {"image": images, "coarse": coarse or images, "truth": truth or images}
     if refined:
         folders["refined"] = refined
-    options = {"tile_size": tile_size, "mode": mode.value, "fast": fast, "device": device}
-    options["guard"] = guard
+    options = {
+        "tile_size": tile_size,
+        "mode": mode.value,
+        "fast": fast,
+        "device": device,
+        "guard": guard,
+    }
     cases, skips = _cases(folders, limit, skip_bad=skip_bad)
     _check_outputs(output, sheet, folders, cases)
     refiner = None if refined else _load(model, options)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from crispseg.cli.options import AsJson, Quiet
 from crispseg.models.weights import KNOWN, known, local_file
 
 app = typer.Typer(
@@ -20,7 +21,7 @@ app = typer.Typer(
 @app.callback()
 def list_models(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the models that are known: name, whether it is here, size, licence, task."""
     if context.invoked_subcommand:
@@ -57,7 +58,7 @@ def download_model(
         str | None, typer.Option(help="Fetch the same file from elsewhere (http or https).")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Longest silence of the server, seconds.")] = 30.0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fetch a model's weights from where its authors keep them."""
     from rich.console import Console  # noqa: PLC0415

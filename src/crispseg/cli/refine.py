@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from enum import StrEnum
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from crispseg.cli.options import (
+    Device,
+    Fast,
+    Guard,
+    MaxMegapixels,
+    Mode,
+    ModeOption,
+    Quiet,
+    TileSize,
+    progress_bar,
+)
 from crispseg.io import (
     DEFAULT_MAX_PIXELS,
     IMAGE_SUFFIXES,
@@ -24,15 +32,8 @@ from crispseg.io import (
 from crispseg.types import Box, InputError
 
 if TYPE_CHECKING:
-    from crispseg.refiners.base import Progress, Refinement
+    from crispseg.refiners.base import Refinement
     from crispseg.types import Image, Mask
-
-
-class Mode(StrEnum):
-    """Choices of ``--mode``."""
-
-    default = "default"
-    published = "published"
 
 
 def refine(
@@ -47,25 +48,17 @@ def refine(
     model: Annotated[
         str, typer.Option(help="Name (see `crispseg models`) or weights file.")
     ] = "cascadepsp-lite",
-    fast: Annotated[
-        bool, typer.Option("--fast", help="Global step only: quick, less fine.")
-    ] = False,
-    tile_size: Annotated[
-        int, typer.Option(help="Side of the tiles in pixels; smaller needs less memory.")
-    ] = 900,
-    mode: Annotated[
-        Mode, typer.Option(help="published: the released package's procedure to the digit.")
-    ] = Mode.default,
+    fast: Fast = False,
+    tile_size: TileSize = 900,
+    mode: ModeOption = Mode.default,
     binary: Annotated[bool, typer.Option("--binary", help="Write only 0 and 255.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     roi: Annotated[
         str | None,
         typer.Option(help="Y0,X0,Y1,X1 in pixels, half-open: only this part may change."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Most tiles in one network call.")] = 1,
-    guard: Annotated[
-        bool, typer.Option(help="Keep the given mask where a change is not to be trusted.")
-    ] = True,
+    guard: Guard = True,
     calibrated: Annotated[
         bool, typer.Option(help="Probabilities that are right as often as they say.")
     ] = True,
@@ -76,10 +69,8 @@ def refine(
     preview: Annotated[
         Path | None, typer.Option(help="Picture of mask before, after and what changed.")
     ] = None,
-    max_megapixels: Annotated[
-        float, typer.Option(help="Refuse larger images before decoding them.")
-    ] = DEFAULT_MAX_PIXELS / 1e6,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    max_megapixels: MaxMegapixels = DEFAULT_MAX_PIXELS / 1e6,
+    quiet: Quiet = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object about the result.")
     ] = False,
@@ -170,33 +161,6 @@ def describe(given: Mask, result: Refinement) -> dict[str, float | int | str]:
         "kept_places": len(result.kept),
         "kept_pixels": sum(place.pixels for place in result.kept),
     }
-
-
-@contextmanager
-def progress_bar(text: str, *, hidden: bool) -> Iterator[Progress]:
-    """A bar with the time left on a terminal's stderr; nothing where nobody looks."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as RichProgress  # noqa: PLC0415
-
-    bar = RichProgress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("time left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=hidden or not sys.stderr.isatty(),
-    )
-    with bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _check_outputs(

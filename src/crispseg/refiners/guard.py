@@ -112,12 +112,14 @@ class Changes:
     Attributes:
         label: (H, W) int32, 0 where nothing changed, else the number of the piece, 1 .. n.
         pixels: (n,) their sizes.
+        first: (n,) a pixel of each, as an index into the flattened label.
         features: (n, len(FEATURES)), what trust is judged by.
         boxes: (n, 4) y0, x0, y1, x1.
     """
 
     label: NDArray[np.int32]
     pixels: Counts
+    first: Counts
     features: Floats
     boxes: Counts
 
@@ -151,7 +153,7 @@ def find_changes(given: Flags, probability: Mask) -> Changes:
         mean_certainty,
         added.astype(np.float64),
     )
-    return Changes(label, pixels, np.stack(columns, axis=1), _boxes(label, count))
+    return Changes(label, pixels, first, np.stack(columns, axis=1), _boxes(label, count))
 
 
 def judged(changes: Changes) -> Flags:
@@ -192,8 +194,7 @@ def keep_better(
     if not doubtful.any():
         return probability, ()
     objects, _ = _components(((probability > 0.5) | given).astype(np.uint8))
-    corner = _first_pixels(changes.label, len(trust))
-    owner = objects.ravel()[corner]
+    owner = objects.ravel()[changes.first]
     areas = np.bincount(objects[given], minlength=int(objects.max()) + 1)
     wrong = np.bincount(owner, changes.pixels * doubtful, minlength=len(areas))
     whole = (wrong > MISUNDERSTOOD * areas)[owner]
@@ -220,13 +221,6 @@ def _components(kind: NDArray[np.uint8]) -> tuple[NDArray[np.int32], Counts]:
     label = np.zeros(kind.size, np.int32)
     label[inside] = numbers + 1
     return label.reshape(kind.shape), inside[first]
-
-
-def _first_pixels(label: NDArray[np.int32], count: int) -> Counts:
-    inside = np.flatnonzero(label)
-    first = np.zeros(count + 1, np.int64)
-    first[label.ravel()[inside[::-1]]] = inside[::-1]
-    return first[1:]
 
 
 def _rim(label: NDArray[np.int32]) -> Flags:

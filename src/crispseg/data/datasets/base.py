@@ -1,0 +1,194 @@
+"""What every data set of labelled images is: names of classes, and images with label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from crispseg.io.image import IMAGE_SUFFIXES, read_image
+from crispseg.io.labels import Labels, read_labels
+from crispseg.io.mask import MASK_SUFFIXES
+from crispseg.types import Image, InputError
+
+VOID = 255
+SUFFIXES = frozenset((*IMAGE_SUFFIXES, *MASK_SUFFIXES))
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One image and its label map, read when called.
+
+    Attributes:
+        name: unique in its data set; usually the file's stem.
+        read_image: gives (H, W, 3) RGB, uint8 or uint16.
+        read_labels: gives (H, W) uint8 or uint16: class numbers and ``Dataset.ignore_index``.
+    """
+
+    name: str
+    read_image: Callable[[], Image]
+    read_labels: Callable[[], Labels]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A split of a data set: ``len`` of it, and ``[i]`` for the i-th image.
+
+    Attributes:
+        name: of the data set.
+        class_names: of classes 0, 1, ...
+        colours: RGB of each class, as its authors paint it.
+        items: the images.
+        ignore_index: label of void pixels.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    colours: tuple[Colour, ...]
+    items: Sequence[Labelled] = field(repr=False)
+    ignore_index: int = VOID
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, void not counted."""
+        return len(self.class_names)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Labelled:
+        """Image ``index``."""
+        return self.items[index]
+
+    def __iter__(self) -> Iterator[Labelled]:
+        """Every image in order."""
+        return iter(self.items)
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A data set that crispseg can read.
+
+    Attributes:
+        name: what ``open_dataset`` takes.
+        title: for people.
+        splits: names of its splits.
+        licence: of the images and labels, in a few words.
+        where: where to get it.
+        tree: its folders and files, as they must lie under the root; several lines.
+        open: root and split to the split.
+    """
+
+    name: str
+    title: str
+    splits: tuple[str, ...]
+    licence: str
+    where: str
+    tree: str
+    open: Callable[[Path, str], Dataset]
+
+
+def labelled_files(
+    name: str, image: Path, labels: Path, numbers: Mapping[int, int] | None = None
+) -> Labelled:
+    """An image and its label map in two files.
+
+    Args:
+        name: of the image.
+        image: any format of ``read_image``.
+        labels: grey or palette image of class numbers.
+        numbers: number in the file -> class or void, of every number that may be there; without,
+            numbers are classes already.
+    """
+    reader = read_labels if numbers is None else partial(_read_recoded, numbers=numbers)
+    return Labelled(name, partial(read_image, image), partial(reader, labels))
+
+
+def _read_recoded(path: Path, numbers: Mapping[int, int]) -> Labels:
+    labels = read_labels(path)
+    try:
+        return recode(labels, numbers)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def recode(labels: Labels, numbers: Mapping[int, int]) -> Labels:
+    """Other numbers for the classes.
+
+    Args:
+        labels: (H, W) uint8 or uint16.
+        numbers: number in ``labels`` -> class or void, of every number that may be there.
+
+    Returns:
+        (H, W) uint8, or uint16 where a new number is above 255.
+
+    Raises:
+        InputError: a number without a class.
+    """
+    table = np.full(int(np.iinfo(labels.dtype).max) + 1, -1, np.int32)
+    for number, new in numbers.items():
+        if 0 <= number < len(table):
+            table[number] = new
+    out = table[labels]
+    if out.size and int(out.min()) < 0:
+        wrong = int(labels[out < 0][0])
+        raise InputError(f"label {wrong} is none of this data set's ({_span(numbers)})")
+    return out.astype(np.uint8 if max(numbers.values()) <= 255 else np.uint16)
+
+
+def pairs_of(images: Path, labels: Path, suffix: str = "") -> list[tuple[str, Path, Path]]:
+    """Name, image and label map of every image in a folder, in order of names.
+
+    Args:
+        images: folder of images.
+        labels: folder of label maps: the image's stem, then ``suffix``, .png or another format.
+        suffix: what the label maps' stems have more.
+
+    Raises:
+        InputError: an image without label map; none at all; two label maps for one image.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(labels.iterdir()):
+        if path.suffix.lower() in SUFFIXES:
+            if path.stem in found:
+                raise InputError(f"{labels} holds two label maps of {path.stem!r}; keep one")
+            found[path.stem] = path
+    pairs = []
+    for path in sorted(images.iterdir()):
+        if path.suffix.lower() in SUFFIXES:
+            if path.stem + suffix not in found:
+                raise InputError(f"{path} has no label map {labels / (path.stem + suffix)}.png")
+            pairs.append((path.stem, path, found[path.stem + suffix]))
+    if not pairs:
+        raise InputError(f"{images} holds no images")
+    return pairs
+
+
+def wrong_tree(spec: DatasetSpec, root: Path, missing: str) -> InputError:
+    """The error for a root that does not look as it must; shows how it must look."""
+    return InputError(
+        f"{root} is not {spec.title}: there is no {missing}; expected:\n{spec.tree.rstrip()}\n"
+        f"get it from {spec.where}"
+    )
+
+
+def check_split(spec: DatasetSpec, split: str) -> None:
+    """Make sure there is such a split.
+
+    Raises:
+        InputError: there is none; with those that there are.
+    """
+    if split not in spec.splits:
+        raise InputError(f"{spec.title} has no split {split!r}; it has {', '.join(spec.splits)}")
+
+
+def _span(numbers: Mapping[int, int]) -> str:
+    known = sorted(numbers)
+    if known == list(range(known[0], known[-1] + 1)):
+        return f"{known[0]}..{known[-1]}"
+    return ", ".join(map(str, known[:20]))

@@ -1,0 +1,148 @@
+"""Confusion matrix of label maps, and the scores that follow from it; exact, one image at a time.
+
+Mean IoU, pixel accuracy and mean accuracy as in Long et al., "Fully convolutional networks",
+section 5: over all pixels of a data set, not a mean over images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crispseg.types import InputError
+
+BLOCK_PIXELS = 1 << 18  # so that the block's pairs stay in the processor's cache
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class) over all pixels that are not void.
+
+    Feed it images one at a time with ``add``; matrices of parts of the data add up with ``+`` to
+    exactly that of the whole.
+
+    Args:
+        num_classes: number of classes, 1 to 65535.
+        ignore_index: label of void pixels in the truth; they count nowhere.
+
+    Attributes:
+        counts: (num_classes, num_classes) int64; row = truth, column = prediction.
+
+    Raises:
+        InputError: no sensible number of classes.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        if not 1 <= num_classes <= 65535:
+            raise InputError(f"num_classes must be 1 to 65535, not {num_classes}")
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.counts = np.zeros((num_classes, num_classes), np.int64)
+
+    def add(self, prediction: NDArray[Any], truth: NDArray[Any]) -> None:
+        """Count one image.
+
+        Args:
+            prediction: (H, W) integers in [0, num_classes); anything where the truth is void.
+            truth: (H, W) integers in [0, num_classes), or ``ignore_index``.
+
+        Raises:
+            InputError: other sizes, floats, or a number that is no class; nothing is counted.
+        """
+        _check_pair(prediction, truth)
+        predicted, true = prediction.reshape(-1), truth.reshape(-1)
+        found = np.zeros(self.num_classes**2, np.int64)
+        for start in range(0, true.size, BLOCK_PIXELS):
+            block = slice(start, start + BLOCK_PIXELS)
+            found += self._count(predicted[block], true[block])
+        self.counts += found.reshape(self.counts.shape)
+
+    def _count(self, prediction: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.int64]:
+        """Pairs of a block, coded as truth * num_classes + prediction."""
+        valid = truth != self.ignore_index
+        if not valid.all():
+            prediction, truth = prediction[valid], truth[valid]
+        if truth.size == 0:
+            return np.zeros(self.num_classes**2, np.int64)
+        for name, labels in (("truth", truth), ("prediction", prediction)):
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= self.num_classes:
+                wrong = low if low < 0 else high
+                raise InputError(
+                    f"the {name} holds label {wrong}, but there are {self.num_classes} classes "
+                    f"(0..{self.num_classes - 1}) and void is {self.ignore_index}"
+                )
+        pairs = truth.astype(np.int64) * self.num_classes + prediction
+        return np.bincount(pairs, minlength=self.num_classes**2)
+
+    def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
+        """The matrix of both parts of the data.
+
+        Raises:
+            InputError: they count other classes.
+        """
+        mine, theirs = ((m.num_classes, m.ignore_index) for m in (self, other))
+        if mine != theirs:
+            raise InputError(
+                f"matrices of {mine[0]} classes (void {mine[1]}) and of {theirs[0]} "
+                f"(void {theirs[1]}) cannot be added"
+            )
+        both = ConfusionMatrix(*mine)
+        both.counts = self.counts + other.counts
+        return both
+
+    def iou(self) -> NDArray[np.float64]:
+        """Intersection over union of each class; NaN for one in neither truth nor prediction."""
+        union = self.counts.sum(axis=0) + self.counts.sum(axis=1) - np.diag(self.counts)
+        return _share(np.diag(self.counts), union)
+
+    def accuracy(self) -> NDArray[np.float64]:
+        """Share of each class's true pixels that are found; NaN for a class without any."""
+        return _share(np.diag(self.counts), self.counts.sum(axis=1))
+
+    def mean_iou(self) -> float:
+        """Mean of ``iou`` over the classes that are there; NaN if none is."""
+        return _mean(self.iou())
+
+    def mean_accuracy(self) -> float:
+        """Mean of ``accuracy`` over the classes in the truth; NaN if there are none."""
+        return _mean(self.accuracy())
+
+    def pixel_accuracy(self) -> float:
+        """Share of all pixels that are right; NaN if all are void."""
+        right, total = int(np.trace(self.counts)), int(self.counts.sum())
+        return right / total if total else float("nan")
+
+
+def sum_of(matrices: Sequence[ConfusionMatrix]) -> ConfusionMatrix:
+    """All of one or more matrices together.
+
+    Raises:
+        InputError: there are none, or they count other classes.
+    """
+    if not matrices:
+        raise InputError("no confusion matrix to add up")
+    total, *rest = matrices
+    for matrix in rest:
+        total = total + matrix
+    return total
+
+
+def _check_pair(prediction: NDArray[Any], truth: NDArray[Any]) -> None:
+    for name, labels in (("prediction", prediction), ("truth", truth)):
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise InputError(f"the {name} must hold integer labels, not {labels.dtype}")
+    if prediction.shape != truth.shape:
+        raise InputError(f"the prediction is {prediction.shape} but the truth is {truth.shape}")
+
+
+def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    out = np.full(whole.shape, np.nan)
+    np.divide(part, whole, out=out, where=whole > 0)
+    return out
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if there.size else float("nan")

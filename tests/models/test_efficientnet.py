@@ -21,7 +21,8 @@ def lively(module: nn.Module) -> nn.Module:
     return module
 
 
-def test_same_features_as_timm() -> None:
+@pytest.mark.parametrize("size", [(64, 96), (97, 130), (53, 71), (1, 3)])
+def test_same_features_as_timm(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     theirs = timm.create_model(
         "tf_efficientnet_lite0", features_only=True, output_stride=8, out_indices=(1, 2, 3)
@@ -30,7 +31,7 @@ def test_same_features_as_timm() -> None:
     ours = EfficientNetLite(stages=4).eval()
     state = theirs.state_dict()
     ours.load_state_dict({key: state[key] for key in ours.state_dict()})
-    x = torch.randn(2, 3, 64, 96)
+    x = torch.randn(2, 3, *size)
     with torch.no_grad():
         _, stage24, stage40, _, stage112 = ours(x)
         for mine, expected in zip((stage24, stage40, stage112), theirs(x), strict=True):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
 from crispseg.models.cascadepsp import RefinementModule
 from crispseg.models.cascadepsp_lite import LiteRefinementModule
 from crispseg.models.efficientnet import EfficientNetLite
+from crispseg.models.fcn import FCN, fcn8s_resnet, fcn_resnet
+from crispseg.models.fpn import FPN, fpn_resnet
+from crispseg.models.pspnet import PSPNet, pspnet_resnet
 from crispseg.models.resnet import ResNet
+from crispseg.models.segmentation import SegmentationModule
 from crispseg.types import InputError
 
 
@@ -40,3 +45,56 @@ def build(name: str) -> nn.Module:
     if name not in BUILDERS:
         raise InputError(f"unknown network {name!r}; known: {', '.join(BUILDERS)}")
     return BUILDERS[name]()
+
+
+def lite_trunk(output_stride: int = 16) -> EfficientNetLite:
+    """The compact trunk of the segmentation networks: all stages, 2.94 M parameters, no norm."""
+    return EfficientNetLite(stages=6, output_stride=output_stride, norm=False)
+
+
+def pspnet_lite(num_classes: int) -> PSPNet:
+    """PSPNet for CPUs."""
+    return PSPNet(lite_trunk(), num_classes, head_channels=128)
+
+
+def fcn_lite(num_classes: int) -> FCN:
+    """The dilated FCN for CPUs."""
+    return FCN(lite_trunk(), num_classes, head_channels=128)
+
+
+def fpn_lite(num_classes: int) -> FPN:
+    """The panoptic FPN for CPUs, down to stride 32."""
+    trunk = lite_trunk(output_stride=32)
+    return FPN(trunk, num_classes, channels=96, branch_channels=64, lateral_norm=True)
+
+
+# A function of the number of classes.
+SEGMENTATION_BUILDERS: dict[str, Callable[[int], SegmentationModule]] = {
+    "pspnet-resnet18": partial(pspnet_resnet, 18),
+    "pspnet-resnet34": partial(pspnet_resnet, 34),
+    "pspnet-resnet50": partial(pspnet_resnet, 50),
+    "pspnet-resnet101": partial(pspnet_resnet, 101),
+    "pspnet-resnet152": partial(pspnet_resnet, 152),
+    "pspnet-resnet269": partial(pspnet_resnet, 269),
+    "pspnet-lite": pspnet_lite,
+    "fcn-resnet50": partial(fcn_resnet, 50),
+    "fcn-resnet101": partial(fcn_resnet, 101),
+    "fcn8s-resnet50": partial(fcn8s_resnet, 50),
+    "fcn8s-resnet101": partial(fcn8s_resnet, 101),
+    "fcn-lite": fcn_lite,
+    "fpn-resnet50": partial(fpn_resnet, 50),
+    "fpn-resnet101": partial(fpn_resnet, 101),
+    "fpn-lite": fpn_lite,
+}
+
+
+def build_segmentation(name: str, num_classes: int) -> SegmentationModule:
+    """A randomly initialised segmentation network.
+
+    Raises:
+        InputError: unknown name.
+    """
+    if name not in SEGMENTATION_BUILDERS:
+        known = ", ".join(SEGMENTATION_BUILDERS)
+        raise InputError(f"unknown segmentation network {name!r}; known: {known}")
+    return SEGMENTATION_BUILDERS[name](num_classes)

@@ -158,7 +158,7 @@ class RefinementModule(CascadeModule):
         super().__init__()
         stem, stride4, *_, deep = cast(tuple[int, ...], trunk.channels)
         self.trunk = trunk
-        self.pyramid = PyramidPooling(deep, deep)
+        self.pyramid = PyramidPooling(deep, deep, align_corners=False)
         self.bottleneck = nn.Conv2d(self.pyramid.out_channels, pyramid_channels, 1)
         self.up_1 = UpBlock(pyramid_channels, stride4, up_channels[0])
         self.up_2 = UpBlock(up_channels[0], stem, up_channels[1])

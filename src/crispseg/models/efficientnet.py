@@ -43,7 +43,7 @@ STEM_CHANNELS, FIRST_CHANNELS, EXPANSION = 32, 16, 6
 
 
 class SameConv(nn.Conv2d):
-    """Convolution padded like TensorFlow's "same" for even inputs: the odd row goes last."""
+    """Convolution padded like TensorFlow's "same": the odd row, if there is one, goes last."""
 
     def __init__(
         self,
@@ -63,12 +63,14 @@ class SameConv(nn.Conv2d):
         self.before, self.after = total // 2, total - total // 2
 
     def forward(self, x: Tensor, dilation: int | None = None) -> Tensor:
-        """(N, channels, H, W) -> (N, out, H / stride, W / stride) for even H, W."""
+        """(N, channels, H, W) -> (N, out, H / stride, W / stride), rounded up."""
         if dilation is not None:
             half = dilation * (self.kernel_size[0] - 1) // 2
             return F.conv2d(x, self.weight, self.bias, self.stride, half, dilation, self.groups)
         if not self.even:
-            x = F.pad(x, (self.before, self.after, self.before, self.after))
+            # Stride 2: an odd side takes one row more at its beginning.
+            left, top = self.before + x.shape[-1] % 2, self.before + x.shape[-2] % 2
+            x = F.pad(x, (left, self.after, top, self.after))
         return super().forward(x)
 
 
@@ -171,8 +173,8 @@ class EfficientNetLite(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, in_channels, H, W) -> features of 16, 24, 40, 80, 112, ... channels, one a stage.
 
-        Their strides are 2, 4, 8, 16, 16, 32, 32, but none above ``output_stride``, which must
-        divide H and W.
+        Their strides are 2, 4, 8, 16, 16, 32, 32, but none above ``output_stride``; sizes that do
+        not divide are rounded up.
         """
         x = F.relu6(self.bn1(self.conv_stem(x)), inplace=True)
         stages = []

@@ -57,6 +57,37 @@ class SegmentationModule(nn.Module):
         raise NotImplementedError
 
 
+class ClassHead(nn.Sequential):
+    """3x3 convolution, norm, ReLU, dropout, 1x1 convolution to class logits.
+
+    Main head of the dilated FCN (torchvision's numbering of the layers) and of PSPNet, and the
+    auxiliary head of both.
+
+    Args:
+        in_channels: of the features.
+        num_classes: number of classes.
+        hidden: channels between the two convolutions; a quarter of ``in_channels`` by default.
+        dropout: removes whole channels (PSPNet) or single values (torchvision).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        hidden: int | None = None,
+        dropout: nn.Module,
+    ) -> None:
+        hidden = hidden or in_channels // 4
+        super().__init__(
+            nn.Conv2d(in_channels, hidden, 3, padding=1, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU(inplace=True),
+            dropout,
+            nn.Conv2d(hidden, num_classes, 1),
+        )
+
+
 def deepest_at(strides: Sequence[int], stride: int) -> int:
     """Index of the deepest stage with ``stride``.
 

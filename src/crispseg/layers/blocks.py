@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -17,10 +17,19 @@ def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
-def pad_to_multiple(x: Tensor, multiple: int, value: float) -> Tensor:
-    """Pad (N, C, H, W) on the right and bottom with ``value`` until both sides divide."""
+def conv_norm_relu(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+    """Convolution that keeps the size (odd ``kernel``), BatchNorm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def pad_to_multiple(x: Tensor, multiple: int, value: float, plus: int = 0) -> Tensor:
+    """Pad (N, C, H, W) on the right and bottom with ``value`` to multiples, and ``plus`` more."""
     height, width = x.shape[-2:]
-    bottom, right = -height % multiple, -width % multiple
+    bottom, right = (plus - height) % multiple, (plus - width) % multiple
     if bottom == 0 and right == 0:
         return x
     return F.pad(x, (0, right, 0, bottom), value=value)

@@ -43,7 +43,10 @@ STEM_CHANNELS, FIRST_CHANNELS, EXPANSION = 32, 16, 6
 
 
 class SameConv(nn.Conv2d):
-    """Convolution padded like TensorFlow's "same": the odd row, if there is one, goes last."""
+    """Convolution padded like TensorFlow's "same": strides round up, an odd row goes last.
+
+    Where a stride of 2 meets an even side, output i looks at 2 i + 1; at an odd side, at 2 i.
+    """
 
     def __init__(
         self,
@@ -56,11 +59,20 @@ class SameConv(nn.Conv2d):
         groups: int = 1,
         bias: bool,
     ) -> None:
-        total = dilation * (kernel - 1) + 1 - stride
+        super().__init__(channels, out, kernel, groups=groups, bias=bias)
+        self.set_grid(stride, dilation)
+
+    def set_grid(self, stride: int, dilation: int) -> None:
+        """Change stride and dilation; the weights stay."""
+        total = dilation * (self.kernel_size[0] - 1) + 1 - stride
         self.even = total % 2 == 0
-        padding = total // 2 if self.even else 0
-        super().__init__(channels, out, kernel, stride, padding, dilation, groups, bias=bias)
         self.before, self.after = total // 2, total - total // 2
+        padding = total // 2 if self.even else 0
+        self.stride, self.dilation, self.padding = (
+            (stride, stride),
+            (dilation, dilation),
+            (padding, padding),
+        )
 
     def forward(self, x: Tensor, dilation: int | None = None) -> Tensor:
         """(N, channels, H, W) -> (N, out, H / stride, W / stride), rounded up."""
@@ -68,8 +80,7 @@ class SameConv(nn.Conv2d):
             half = dilation * (self.kernel_size[0] - 1) // 2
             return F.conv2d(x, self.weight, self.bias, self.stride, half, dilation, self.groups)
         if not self.even:
-            # Stride 2: an odd side takes one row more at its beginning.
-            left, top = self.before + x.shape[-1] % 2, self.before + x.shape[-2] % 2
+            top, left = (self.before + side % 2 for side in x.shape[-2:])
             x = F.pad(x, (left, self.after, top, self.after))
         return super().forward(x)
 
@@ -129,7 +140,7 @@ class EfficientNetLite(nn.Module):
     Args:
         in_channels: channels of the input.
         stages: how many of ``STAGES`` to build, 2 to 6.
-        output_stride: 8, 16 or 32; stages beyond it are dilated instead of strided.
+        output_stride: 4, 8, 16 or 32; stages beyond it are dilated instead of strided.
         norm: with BatchNorm; without, every convolution has a bias instead.
     """
 
@@ -148,25 +159,42 @@ class EfficientNetLite(nn.Module):
             [nn.Sequential(DepthwiseSeparable(STEM_CHANNELS, FIRST_CHANNELS, norm))]
         )
         channels = (FIRST_CHANNELS, *(stage.channels for stage in STAGES[:stages]))
-        stride_so_far, dilation = 2, 1
-        strides = [2]
         for stage, (before, after) in zip(STAGES, pairwise(channels), strict=False):
-            first_dilation, stride = dilation, stage.stride
-            if stride_so_far * stride > output_stride:
-                dilation, stride = dilation * stride, 1
-            stride_so_far *= stride
-            strides.append(stride_so_far)
-            kernel = stage.kernel
             self.blocks.append(
                 nn.Sequential(
-                    InvertedResidual(before, after, kernel, stride, first_dilation, norm),
+                    InvertedResidual(before, after, stage.kernel, stage.stride, 1, norm),
                     *(
-                        InvertedResidual(after, after, kernel, 1, dilation, norm)
+                        InvertedResidual(after, after, stage.kernel, 1, 1, norm)
                         for _ in range(stage.blocks - 1)
                     ),
                 )
             )
         self.channels = channels
+        self.set_output_stride(output_stride)
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Change strides into dilation, or back; the weights stay.
+
+        Args:
+            output_stride: 4, 8, 16 or 32; ``self.output_stride`` is smaller where the stages that
+                were built do not reach it.
+
+        Raises:
+            ValueError: another output_stride.
+        """
+        if output_stride not in (4, 8, 16, 32):
+            raise ValueError(f"output_stride must be 4, 8, 16 or 32, not {output_stride}")
+        stride_so_far, dilation = 2, 1
+        strides = [2]
+        for stage, blocks in zip(STAGES, list(self.blocks)[1:], strict=False):
+            block_dilation, stride = dilation, stage.stride
+            if stride_so_far * stride > output_stride:
+                dilation, stride = dilation * stride, 1
+            stride_so_far *= stride
+            strides.append(stride_so_far)
+            for block in cast(nn.Sequential, blocks):
+                cast(SameConv, block.conv_dw).set_grid(stride, block_dilation)
+                stride, block_dilation = 1, dilation
         self.strides = tuple(strides)
         self.output_stride = stride_so_far
 

@@ -6,7 +6,7 @@ He et al., Deep Residual Learning (CVPR 2016), in the dilated forms of the segme
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,17 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     )
 
 
+def set_grid(block: nn.Module, stride: int, dilation: int) -> None:
+    """Stride and dilation of a block's 3x3 convolutions; its weights stay."""
+    for conv in block.children():
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
+            conv.dilation = conv.padding = (dilation, dilation)
+    strided = cast(nn.Conv2d, block.conv2 if isinstance(block, Bottleneck) else block.conv1)
+    strided.stride = (stride, stride)
+    if isinstance(block.downsample, nn.Sequential):
+        cast(nn.Conv2d, block.downsample[0]).stride = (stride, stride)
+
+
 class ResNet(nn.Module):
     """ResNet that returns its stages.
 
@@ -107,8 +118,6 @@ class ResNet(nn.Module):
         super().__init__()
         if depth not in LAYERS:
             raise ValueError(f"ResNet depth must be one of {sorted(LAYERS)}, not {depth}")
-        if output_stride not in (4, 8, 16, 32):
-            raise ValueError(f"output_stride must be 4, 8, 16 or 32, not {output_stride}")
         block = BasicBlock if depth < 50 else Bottleneck
         stem_channels = 128 if deep_stem else 64
         self.conv1 = _deep_stem(in_channels) if deep_stem else _plain_stem(in_channels)
@@ -116,28 +125,52 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
-        channels, stride_so_far, dilation = stem_channels, 4, 1
-        strides = [2]
+        channels = stem_channels
         for stage, (blocks, width) in enumerate(zip(LAYERS[depth], WIDTHS, strict=True), start=1):
+            layer = nn.Sequential()
+            for i in range(blocks):
+                layer.append(block(channels, width, 2 if stage > 1 and i == 0 else 1, 1))
+                channels = width * block.expansion
+            self.add_module(f"layer{stage}", layer)
+
+        self.channels = (stem_channels, *(w * block.expansion for w in WIDTHS))
+        self.first_dilation = first_dilation
+        self.multi_grid = tuple(multi_grid)
+        self.set_output_stride(output_stride)
+        kaiming(self)
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Change strides into dilation, or back; the weights stay (DeepLabv3 section 3.1).
+
+        With ``first_dilation`` "previous", features at a smaller output stride hold those at a
+        larger one: every second in each direction is the same.
+
+        Args:
+            output_stride: 4, 8, 16 or 32.
+
+        Raises:
+            ValueError: another output_stride.
+        """
+        if output_stride not in (4, 8, 16, 32):
+            raise ValueError(f"output_stride must be 4, 8, 16 or 32, not {output_stride}")
+        stride_so_far, dilation = 4, 1
+        strides = [2]
+        for stage in (1, 2, 3, 4):
             previous, stride = dilation, 1 if stage == 1 else 2
             if stride_so_far * stride > output_stride:
                 dilation, stride = dilation * stride, 1
             stride_so_far *= stride
             strides.append(stride_so_far)
-            first = {"one": 1, "previous": previous, "stage": dilation}[first_dilation]
-            dilations = [first] + [dilation] * (blocks - 1)
-            if stage == 4 and multi_grid:
-                dilations = [dilation * multi_grid[i % len(multi_grid)] for i in range(blocks)]
-            layer = nn.Sequential()
-            for i, block_dilation in enumerate(dilations):
-                layer.append(block(channels, width, stride if i == 0 else 1, block_dilation))
-                channels = width * block.expansion
-            self.add_module(f"layer{stage}", layer)
-
-        self.channels = (stem_channels, *(w * block.expansion for w in WIDTHS))
+            layer = cast(nn.Sequential, self.get_submodule(f"layer{stage}"))
+            first = {"one": 1, "previous": previous, "stage": dilation}[self.first_dilation]
+            dilations = [first] + [dilation] * (len(layer) - 1)
+            if stage == 4 and self.multi_grid:
+                grid = self.multi_grid
+                dilations = [dilation * grid[i % len(grid)] for i in range(len(layer))]
+            for i, (block, block_dilation) in enumerate(zip(layer, dilations, strict=True)):
+                set_grid(block, stride if i == 0 else 1, block_dilation)
         self.strides = tuple(strides)
         self.output_stride = output_stride
-        _initialise(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, in_channels, H, W) -> [stem, layer1, layer2, layer3, layer4].
@@ -170,7 +203,8 @@ def _deep_stem(in_channels: int) -> nn.Module:
     )
 
 
-def _initialise(module: nn.Module) -> None:
+def kaiming(module: nn.Module) -> None:
+    """Convolutions as He et al. (2015) initialise them, for ReLU."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

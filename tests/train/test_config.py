@@ -82,7 +82,11 @@ def test_the_papers_recipes_are_the_papers() -> None:
         ("mean = [1.0, 2.0, '3']", "mean must be of type float, not '3'"),
         ("milestones = 5", "must be a list of int"),
         ("milestones = [5]", "line 4: milestones = .* is out of range"),
-        ('optimiser = "sgd"', "line 4: optimiser must be one of 'adamw', 'adam', not 'sgd'"),
+        (
+            'optimiser = "lamb"',
+            "line 4: optimiser must be one of 'adamw', 'adam', 'sgd', not 'lamb'",
+        ),
+        ("rotation = 5.0", "line 4: rotation is for segmentation networks"),
         ("precision = [1]", "precision must be one of"),
         ("batch = 3", "line 4: unknown key 'batch'"),
         ("batch_size = ", "not a valid TOML"),
@@ -133,7 +137,7 @@ def test_changes_go_before_the_file(tmp_path) -> None:
         ("batch=3", "--set batch: unknown key 'batch'"),
         ("batch_size=many", "--set batch_size: batch_size must be of type int, not 'many'"),
         ("batch_size=0", "--set batch_size: batch_size = 0 is out of range"),
-        ("optimiser=sgd", "--set optimiser: optimiser must be one of"),
+        ("optimiser=lamb", "--set optimiser: optimiser must be one of"),
     ],
 )
 def test_mistakes_in_changes_are_named(change, message, tmp_path) -> None:
@@ -150,8 +154,14 @@ def test_the_documentation_has_every_key() -> None:
     text = " ".join((TrainConfig.__doc__ or "").split("Attributes:")[1].split())
     starts = [re.search(rf"(?<![\w`]){name}: ", text).start() for name in NAMES]
     assert starts == sorted(starts)
-    lines = recipe_text(TrainConfig(model="", data="", output="")).splitlines()
-    defaults = dict(line.split(" = ", 1) for line in lines)
+    lines = [
+        line
+        for dataset in ("", "camvid")
+        for line in recipe_text(TrainConfig(model="", data="", output="", dataset=dataset))
+        .replace('"camvid"', '""')
+        .splitlines()
+    ]
+    defaults = {"dataset": '""'} | dict(line.split(" = ", 1) for line in lines)
     rows = ["| key | default | meaning | may change on resuming |", "|---|---|---|---|"]
     for field, start, end in zip(fields(TrainConfig), starts, [*starts[1:], None], strict=True):
         meaning = text[start:end].partition(": ")[2].strip().replace("``", "`").rstrip(".")

@@ -13,7 +13,8 @@ from torch.utils.data import default_collate
 
 from crispseg.models.resnet import ResNet
 from crispseg.train.distributed import Group
-from crispseg.train.run import Run, batch_errors, soften
+from crispseg.train.refining import batch_errors, soften
+from crispseg.train.run import Run
 from crispseg.train.trunk import load_torchvision, start_trunk
 from crispseg.types import InputError
 
@@ -62,9 +63,9 @@ def test_gradients_are_clipped_or_not(tmp_path) -> None:
 
 def test_bfloat16_stays_close_and_its_loss_is_float32(tmp_path) -> None:
     exact, short = (Run(recipe(tmp_path, precision=p)) for p in ("float32", "bfloat16"))
-    logits = short._forward(BATCH)
+    logits = short.forward(BATCH)
     assert all(x is None or x.dtype == torch.float32 for x in logits)
-    assert not torch.equal(logits.s1, exact._forward(BATCH).s1)  # it really is shorter
+    assert not torch.equal(logits.s1, exact.forward(BATCH).s1)  # it really is shorter
     first, second = exact.advance(BATCH), short.advance(BATCH)
     # bfloat16 has 8 bits: 0.4 % a rounding, some dozen layers.
     assert second["loss"] == pytest.approx(first["loss"], rel=0.05)
@@ -76,7 +77,7 @@ def test_memory_layout_changes_nothing_but_the_layout(tmp_path) -> None:
     weights = [run.module.trunk.layers[0].weight for run in (last, first)]
     assert weights[0].is_contiguous(memory_format=torch.channels_last)
     assert weights[1].is_contiguous()
-    torch.testing.assert_close(last._forward(BATCH).s1, first._forward(BATCH).s1)
+    torch.testing.assert_close(last.forward(BATCH).s1, first.forward(BATCH).s1)
 
 
 @pytest.mark.parametrize(("decay", "share"), [(0.0, 1.0), (0.5, 0.9), (0.05, 0.95)])
@@ -93,11 +94,11 @@ def test_the_average_begins_fast_and_ends_at_its_decay(decay, share, tmp_path) -
 
 def test_the_average_is_tried_in_evaluation_mode(tmp_path) -> None:
     run = Run(recipe(tmp_path, model="tiny-dropout"))
-    assert torch.equal(run.predict(BATCH), run.predict(BATCH))
+    assert torch.equal(run.task.predict(run.average, BATCH), run.task.predict(run.average, BATCH))
     assert not run.average.training
     assert run.module.training
-    both = run.predict(BATCH)
-    one = run.predict(type(BATCH)(*(x[:1] for x in BATCH)))
+    both = run.task.predict(run.average, BATCH)
+    one = run.task.predict(run.average, type(BATCH)(*(x[:1] for x in BATCH)))
     torch.testing.assert_close(both[:1], one)
     assert both.min() >= 0
     assert both.max() <= 1

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from tiny import Discs, recipe, write_cache
+from torch import nn
 from torch.utils.data import Dataset
 
 from crispseg.data.samples import RefinerSamples, Sample
@@ -14,8 +15,8 @@ from crispseg.metrics.boundary import mean_boundary_accuracy
 from crispseg.models.weights import load_model
 from crispseg.train.distributed import Group
 from crispseg.train.loop import train
+from crispseg.train.refining import Refining, validation_samples
 from crispseg.train.run import Run
-from crispseg.train.validate import my_share, side_by_side, validate, validation_samples
 
 
 class Bands(Dataset[Sample]):
@@ -34,9 +35,9 @@ class Bands(Dataset[Sample]):
 
 
 def test_scores_by_hand(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(Run, "predict", lambda _run, sample: sample.truth * 0.9)
+    monkeypatch.setattr(Refining, "predict", lambda _task, _module, sample: sample.truth * 0.9)
     run = Run(recipe(tmp_path, validate_count=3))
-    scores = validate(run, my_share(run, Bands()))
+    scores = run.task.validate(run.average, run.task.held_out(Bands()))
     truth, coarse = Bands()[0].truth[0].numpy() > 0.5, Bands()[0].coarse[0].numpy() > 0.5
     assert scores == pytest.approx(
         {
@@ -51,11 +52,11 @@ def test_scores_by_hand(tmp_path, monkeypatch) -> None:
 
 def test_the_shares_of_all_processes_are_the_samples_once_each(tmp_path) -> None:
     run = Run(recipe(tmp_path, validate_count=5, batch_size=2))
-    whole = torch.cat([batch.image for batch in my_share(run, Discs())])
+    whole = torch.cat([batch.image for batch in run.task.held_out(Discs())])
     parts = []
     for rank in (0, 1):
-        run.group = Group(rank=rank, size=2)
-        parts.append(torch.cat([batch.image for batch in my_share(run, Discs())]))
+        run.task.group = Group(rank=rank, size=2)
+        parts.append(torch.cat([batch.image for batch in run.task.held_out(Discs())]))
     assert [len(part) for part in parts] == [3, 2]
     assert torch.equal(whole[0::2], parts[0])
     assert torch.equal(whole[1::2], parts[1])
@@ -75,10 +76,10 @@ def test_samples_are_the_test_splits_and_stay(tmp_path) -> None:
 def test_the_best_is_kept_with_its_figures_over_a_resumed_run(tmp_path, monkeypatch) -> None:
     scores = iter([0.6, 0.9, 0.8, 0.7])
 
-    def scored(_run: Run, _batches: list[Sample]) -> dict[str, float]:
+    def scored(_task: Refining, _module: nn.Module, _batches: list[Sample]) -> dict[str, float]:
         return {"iou_before": 0.5, "iou_after": 0.5, "mba_before": 0.5, "mba_after": next(scores)}
 
-    monkeypatch.setattr("crispseg.train.loop.validate", scored)
+    monkeypatch.setattr(Refining, "validate", scored)
     config = {"validate_every": 1, "validate_count": 2}
     said: list[str] = []
     for iterations in (2, 4):
@@ -104,10 +105,10 @@ def test_validation_changes_nothing_of_the_training(tmp_path) -> None:
 
 
 def test_pictures_stand_side_by_side(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(Run, "predict", lambda _run, sample: sample.coarse * 0.25)
+    monkeypatch.setattr(Refining, "predict", lambda _task, _module, sample: sample.coarse * 0.25)
     run = Run(recipe(tmp_path, batch_size=3, validate_count=3))
-    (batch,) = my_share(run, Bands())
-    pixels = side_by_side(run, batch, count=2)
+    (batch,) = run.task.held_out(Bands())
+    pixels = run.task.picture(run.average, batch, count=2)
     assert pixels.shape == (3, 2 * 16, 4 * 16)
     image, coarse, truth = Bands()[0]
     masks = [mask.expand(3, -1, -1) for mask in (coarse, coarse / 4, truth)]

@@ -15,16 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from crispseg.data.cache import Item, PixelCache
 from crispseg.data.compose import compose, expose
 from crispseg.data.perturb import degrade_mask, intersection_over_union, perturb_mask
+from crispseg.data.seeded import SeededSamples
+from crispseg.data.transforms import jitter_colour
 from crispseg.types import InputError
 
 SMALLEST_FRACTION, LARGEST_FRACTION = 0.012, 0.97
 LEAST_SHOWN = 0.4
 TRIES = 12
+BRIGHTNESS = 0.2
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -44,7 +46,7 @@ class Sample(NamedTuple):
     truth: Tensor
 
 
-class RefinerSamples(Dataset[Sample]):
+class RefinerSamples(SeededSamples[Sample]):
     """Samples 0 .. length-1 of a prepared cache: crops of real pairs, and composites.
 
     Draw them in order: the samples are already random, so no shuffling is needed. To resume,
@@ -79,6 +81,7 @@ class RefinerSamples(Dataset[Sample]):
         without: Iterable[str] = (),
         source_factors: Iterable[str] = (),
     ) -> None:
+        super().__init__(seed, length)
         cv2.setNumThreads(
             0
         )  # workers are the parallelism; OpenCV's own threads do not survive fork
@@ -89,7 +92,7 @@ class RefinerSamples(Dataset[Sample]):
         self._source_shares = _shares(sources, source_factors)
         self._cutouts = self._cache.select("cutout", split, groups)
         self._backgrounds = self._cache.select("background", split, groups)
-        self._crop_size, self._seed, self._length = crop_size, seed, length
+        self._crop_size = crop_size
         self._coarsen = {"mixed": coarsen, "paper": perturb_mask}[coarse]
         can_compose = bool(self._cutouts and self._backgrounds)
         if not can_compose and not self._pairs:
@@ -98,15 +101,9 @@ class RefinerSamples(Dataset[Sample]):
         if not self._pairs:
             self._real_fraction = 0.0
 
-    def __len__(self) -> int:
-        """Number of samples."""
-        return self._length
-
     def __getitem__(self, index: int) -> Sample:
         """Sample ``index``; the same whenever and wherever it is asked for."""
-        if not 0 <= index < self._length:
-            raise IndexError(f"sample {index} of {self._length}")
-        rng = np.random.default_rng((self._seed, index))
+        rng = self.draw_of(index)
         image, truth = self._draw(rng)
         coarse = self._coarsen(truth > 0.5, rng)
         return Sample(
@@ -146,7 +143,7 @@ class RefinerSamples(Dataset[Sample]):
         image = np.ascontiguousarray(crop[..., :3])
         truth = crop[..., 3] * np.float32(1 / 255)
         image = expose(image, rng) if rng.random() < 0.4 else image
-        return _jitter_colour(image, rng), truth
+        return jitter_colour(image, rng, BRIGHTNESS), truth
 
     def _frame(self, rng: np.random.Generator) -> Bytes:
         groups = self._pairs[int(rng.choice(len(self._pairs), p=self._source_shares))]
@@ -234,16 +231,6 @@ def _crop_at_boundary(pixels: Bytes, rng: np.random.Generator, size: int) -> Byt
     way = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
     crop: Bytes = cv2.resize(pixels[y : y + side, x : x + side], (size, size), interpolation=way)
     return crop
-
-
-def _jitter_colour(image: Bytes, rng: np.random.Generator) -> Bytes:
-    """Brightness 0.2, contrast 0.05, saturation 0.05, as the paper's code has them."""
-    out = image * np.float32(rng.uniform(0.8, 1.2))
-    mean = out.mean()
-    out = (out - mean) * np.float32(rng.uniform(0.95, 1.05)) + mean
-    grey = cv2.cvtColor(out, cv2.COLOR_RGB2GRAY)[..., None]
-    out = (out - grey) * np.float32(rng.uniform(0.95, 1.05)) + grey
-    return np.asarray(np.clip(out + 0.5, 0, 255), np.uint8)
 
 
 def _to_grey(image: Bytes) -> Bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -15,18 +15,19 @@ from crispseg.types import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """All that decides a training run.
+    """All that decides a training run: of a segmentation network if ``dataset`` is given.
 
     Attributes:
-        model: key of ``crispseg.models.build.BUILDERS``.
-        data: folder made by ``recipes/prepare_lite_data.py``.
+        model: a network of ``crispseg.models.build``: of ``BUILDERS``, or with ``dataset`` of
+            ``SEGMENTATION_BUILDERS``.
+        data: folder made by ``recipes/prepare_lite_data.py``, or the root of ``dataset``.
         output: folder for checkpoints, log and weights.
         imagenet_trunk: start the compact trunk from ImageNet weights (extra ``train``).
         trunk_weights: file of a ResNet trunk in torchvision's layout to start from; "" for none.
         start_from: file of weights of the whole network to start from (fine-tuning); "" for none.
         mean: subtracted from RGB in [0, 1].
         std: what is then divided by.
-        crop_size: side of the training crops, a multiple of 16.
+        crop_size: side of the training crops; a refiner's is a multiple of 16.
         coarse: how coarse masks are made: "mixed" with errors of networks, "paper" as published.
         real_fraction: share of samples from real pairs; the others are composites.
         source_factors: "source=factor" each: how many times more often than by its size a source
@@ -35,7 +36,8 @@ class TrainConfig:
         batch_size: samples in a step, of each process.
         iterations: steps in all; 0 for no limit.
         max_minutes: minutes in all, over all resumed runs; 0 for no limit.
-        optimiser: "adamw", or "adam" with L2 weight decay as the paper has it.
+        optimiser: "adamw", "adam" with L2 weight decay as CascadePSP has it, or "sgd" with
+            momentum 0.9.
         learning_rate: at its height, of everything but the trunk.
         trunk_factor: times ``learning_rate`` for the trunk.
         schedule: "cosine" down to 1 %, "step" (x 0.1 at each milestone) or "poly" (power 0.9).
@@ -56,12 +58,32 @@ class TrainConfig:
         workers: processes that make samples.
         checkpoint_minutes: between checkpoints.
         log_every: steps between lines of the log.
-        validate_every: steps between validations on the test split; 0 for none.
+        validate_every: steps between validations; 0 for none.
         validate_count: samples of a validation, always the same ones.
         validate_crop_size: side of their crops; 0 for ``crop_size``.
-        keep_best: keep the weights of the best validation (mBA) as ``<model>-best.safetensors``.
+        keep_best: keep the weights of the best validation (mBA, or mean IoU) as
+            ``<model>-best.safetensors``.
         tensorboard: write scalars and pictures for TensorBoard as well (extra ``train``).
         picture_every: steps between pictures.
+        dataset: name of a data set of labelled images (``crispseg.data.datasets``); "" trains a
+            refiner.
+        train_split: the data set's split to train on.
+        validate_split: the one to validate on, whole images.
+        crop_width: width of the crops, whose height is ``crop_size`` then; 0 for squares.
+        scales: images are resized by a factor from this range.
+        scale_step: of factors: lowest, lowest + step, ...; 0 for any factor between.
+        short_side: range in pixels that the short side of resized images is kept in; [] for any.
+        rotation: largest angle in degrees; half of the crops are turned. 0 for none.
+        blur: blur half of the crops with a 5x5 Gaussian.
+        colour: largest relative change of brightness; 0 leaves colours alone.
+        sampling: "uniform": every image once an epoch; "balanced": a class, an image with it, a
+            crop around it.
+        repeat_classes: images that hold one of these classes come more often.
+        repeat_factor: how many times an epoch.
+        aux_weight: of the auxiliary head's loss, where the network has one.
+        class_weights: of the cross entropy, one for each class; [] for equal ones.
+        output_stride: of the trunk, for networks that can change it; 0 for the network's own.
+        freeze_bn: BatchNorm stays as it starts, statistics and parameters.
     """
 
     model: str
@@ -80,7 +102,7 @@ class TrainConfig:
     batch_size: int = 12
     iterations: int = 0
     max_minutes: float = 0.0
-    optimiser: Literal["adamw", "adam"] = "adamw"
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     trunk_factor: float = 1.0
     schedule: Literal["cosine", "step", "poly"] = "cosine"
@@ -106,7 +128,39 @@ class TrainConfig:
     keep_best: bool = True
     tensorboard: bool = False
     picture_every: int = 500
+    dataset: str = ""
+    train_split: str = "train"
+    validate_split: str = "val"
+    crop_width: int = 0
+    scales: tuple[float, ...] = (0.5, 2.0)
+    scale_step: float = 0.0
+    short_side: tuple[float, ...] = ()
+    rotation: float = 0.0
+    blur: bool = False
+    colour: float = 0.0
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    repeat_classes: tuple[str, ...] = ()
+    repeat_factor: int = 1
+    aux_weight: float = 0.4
+    class_weights: tuple[float, ...] = ()
+    output_stride: int = 0
+    freeze_bn: bool = False
 
+
+# Keys that mean something to one kind of network only.
+REFINER_KEYS = frozenset(
+    [
+        *("coarse", "real_fraction", "source_factors", "without", "local_step_share"),
+        *("own_coarse_share", "validate_count", "validate_crop_size"),
+    ]
+)
+SEGMENTER_KEYS = frozenset(
+    [
+        *("dataset", "train_split", "validate_split", "crop_width", "scales", "scale_step"),
+        *("short_side", "rotation", "blur", "colour", "sampling", "repeat_classes"),
+        *("repeat_factor", "aux_weight", "class_weights", "output_stride", "freeze_bn"),
+    ]
+)
 
 # What may change when a run is resumed: where and on what it runs, when it ends, what it reports.
 # Everything else decides the numbers that come out.
@@ -143,6 +197,7 @@ def read_config(path: str | Path, changes: Iterable[str] = ()) -> TrainConfig:
     for change in changes:
         key, value = _parsed(change)
         values[key], places[key] = value, f"--set {key}"
+    _refuse_other_task(values, places)
     kinds = get_type_hints(TrainConfig)
     for key, value in values.items():
         if key not in kinds:
@@ -158,6 +213,17 @@ def read_config(path: str | Path, changes: Iterable[str] = ()) -> TrainConfig:
     if not (config.iterations or config.max_minutes):
         raise InputError(f"{path}: give iterations or max_minutes, or the run never ends")
     return config
+
+
+def _refuse_other_task(values: Iterable[str], places: Mapping[str, str]) -> None:
+    """A key that would be read and do nothing is a mistake."""
+    if "dataset" in values:
+        wrong, reason = REFINER_KEYS, "is for refiners; a recipe with a dataset trains no refiner"
+    else:
+        wrong, reason = SEGMENTER_KEYS, "is for segmentation networks; such a recipe has a dataset"
+    for key in values:
+        if key in wrong:
+            raise InputError(f"{places[key]}: {key} {reason}")
 
 
 def _line_of(key: str, text: str) -> int:
@@ -202,7 +268,8 @@ def _out_of_range(config: TrainConfig) -> str | None:
     steps = config.milestones
     demands = {
         "std": min(config.std) > 0,
-        "crop_size": config.crop_size >= 32 and config.crop_size % 16 == 0,
+        "crop_size": config.crop_size >= 32
+        and (bool(config.dataset) or config.crop_size % 16 == 0),
         "real_fraction": config.real_fraction <= 1,
         "batch_size": config.batch_size >= 1,
         "learning_rate": config.learning_rate > 0,
@@ -216,6 +283,14 @@ def _out_of_range(config: TrainConfig) -> str | None:
         "validate_count": config.validate_count >= 1,
         "validate_crop_size": config.validate_crop_size % 16 == 0,
         "picture_every": config.picture_every >= 1,
+        "scales": _is_range(config.scales) and config.scales[0] > 0,
+        "short_side": not config.short_side or _is_range(config.short_side),
+        "rotation": config.rotation <= 180,
+        "colour": config.colour < 1,
+        "repeat_factor": config.repeat_factor >= 1,
+        "class_weights": not config.class_weights
+        or (min(config.class_weights) >= 0 and max(config.class_weights) > 0),
+        "output_stride": config.output_stride in (0, 4, 8, 16, 32),
     }
     for field in fields(config):
         value = getattr(config, field.name)
@@ -224,9 +299,19 @@ def _out_of_range(config: TrainConfig) -> str | None:
     return None
 
 
+def _is_range(values: tuple[float, ...]) -> bool:
+    return len(values) == 2 and 0 <= values[0] <= values[1]
+
+
+def recipe_values(config: TrainConfig) -> dict[str, Any]:
+    """The whole recipe, what was left out included, but for keys of the other kind of network."""
+    others = REFINER_KEYS if config.dataset else SEGMENTER_KEYS
+    return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in others}
+
+
 def recipe_text(config: TrainConfig) -> str:
-    """The whole recipe as TOML, what was left out included."""
-    return "\n".join(f"{f.name} = {_shown(getattr(config, f.name))}" for f in fields(config))
+    """``recipe_values`` as TOML."""
+    return "\n".join(f"{key} = {_shown(value)}" for key, value in recipe_values(config).items())
 
 
 def _shown(value: object) -> str:

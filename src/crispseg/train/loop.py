@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sized
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from crispseg.data.samples import RefinerSamples, Sample
 from crispseg.models.weights import save_weights
 from crispseg.train.checkpoint import (
     CHECKPOINT,
@@ -21,12 +19,11 @@ from crispseg.train.checkpoint import (
     recipe_of,
     save_checkpoint,
 )
-from crispseg.train.config import TrainConfig, recipe_text
+from crispseg.train.config import TrainConfig, recipe_text, recipe_values
 from crispseg.train.distributed import Group, process_group
 from crispseg.train.events import Events
 from crispseg.train.run import Run
 from crispseg.train.signals import StopSignals, ignore_in_worker, leave
-from crispseg.train.validate import my_share, side_by_side, validate, validation_samples
 from crispseg.types import InputError
 
 ENDLESS = 1_000_000_000
@@ -42,8 +39,8 @@ def train(
     config: TrainConfig,
     *,
     resume: bool = True,
-    samples: Dataset[Sample] | None = None,
-    validation: Dataset[Sample] | None = None,
+    samples: Dataset[Any] | None = None,
+    validation: Dataset[Any] | None = None,
     say: Say = print,
 ) -> Path:
     """Run a recipe to its end, or go on with one that was stopped.
@@ -57,7 +54,7 @@ def train(
         config: the recipe.
         resume: go on from the checkpoint in the output folder, if there is one.
         samples: instead of those in ``config.data``.
-        validation: instead of the test split in ``config.data``.
+        validation: instead of those held out in ``config.data``.
         say: receives a line of progress now and then, in the first process.
 
     Returns:
@@ -74,10 +71,8 @@ def train(
         say = say if group.rank == 0 else _say_nothing
         run = _prepare(config, group, folder, resume, say)
         if samples is None:
-            samples = _samples(config)
-        held: list[Sample] = []
-        if config.validate_every:
-            held = my_share(run, validation_samples(config) if validation is None else validation)
+            samples = run.task.samples(ENDLESS)
+        held = run.task.held_out(validation) if config.validate_every else []
         if not resume:  # what is there would else be resumed if this run were killed early
             (folder / CHECKPOINT).unlink(missing_ok=True)
         board = config.tensorboard
@@ -91,9 +86,7 @@ def train(
     return _weights(config)
 
 
-def try_out(
-    config: TrainConfig, *, samples: Dataset[Sample] | None = None, say: Say = print
-) -> None:
+def try_out(config: TrainConfig, *, samples: Dataset[Any] | None = None, say: Say = print) -> None:
     """Say what a recipe means and make one step of it; nothing is written.
 
     Raises:
@@ -108,7 +101,7 @@ def try_out(
         say(f"# {sum(p.numel() for p in run.module.parameters()):,} parameters on {group.device}")
         begun = time.monotonic()
         if samples is None:
-            samples = _samples(config)
+            samples = run.task.samples(ENDLESS)
         with closing(_batches(run, samples)) as batches:
             batch = next(batches)
             made = time.monotonic()
@@ -142,21 +135,8 @@ def _use_threads(config: TrainConfig) -> None:
         torch.set_num_threads(config.threads)
 
 
-def _samples(config: TrainConfig) -> RefinerSamples:
-    return RefinerSamples(
-        config.data,
-        crop_size=config.crop_size,
-        seed=config.seed,
-        length=ENDLESS,
-        real_fraction=config.real_fraction,
-        coarse=config.coarse,
-        without=config.without,
-        source_factors=config.source_factors,
-    )
-
-
 def _run_steps(
-    run: Run, samples: Dataset[Sample], held: list[Sample], events: Events, stop: StopSignals
+    run: Run, samples: Dataset[Any], held: list[Any], events: Events, stop: StopSignals
 ) -> None:
     """Step after step until the recipe's end, or a signal.
 
@@ -184,7 +164,7 @@ def _run_steps(
                 values["samples_per_second"] = _speed(run, first_step, run.minutes - already)
                 _report(run, values, events)
             if config.tensorboard and _due(run, config.picture_every) and run.group.rank == 0:
-                events.picture(run.step, side_by_side(run, sample))
+                events.picture(run.step, run.task.picture(run.average, sample))
             if _due(run, config.validate_every):
                 _validate(run, held, events)
             if stopped:
@@ -210,30 +190,30 @@ def _report(run: Run, values: dict[str, float], events: Events) -> None:
     done = run.progress()
     left = run.minutes * (1 - done) / max(done, 1e-9)
     events.say(
-        f"step {run.step}  loss {smooth['loss']:.3f}  1-IoU {smooth['error_before']:.4f} -> "
-        f"{smooth['error_after']:.4f}  {smooth['samples_per_second']:.1f} samples/s  "
+        f"step {run.step}  loss {smooth['loss']:.3f}  {run.task.line(smooth)}  "
+        f"{smooth['samples_per_second']:.1f} samples/s  "
         f"{100 * done:.1f} %  {left:.0f} min left"
     )
 
 
-def _validate(run: Run, held: list[Sample], events: Events) -> None:
+def _validate(run: Run, held: list[Any], events: Events) -> None:
     """Try the averaged network; keep it if it is the best so far."""
-    scores = validate(run, held)
+    scores = run.task.validate(run.average, held)
     named = {f"validation/{name}": score for name, score in scores.items()}
     events.scalars(run.step, run.minutes, named)
-    better = run.config.keep_best and scores["mba_after"] > run.best
+    score = scores[run.task.best_by]
+    better = run.config.keep_best and score > run.best
     events.say(
-        f"step {run.step}  validation  IoU {scores['iou_before']:.4f} -> "
-        f"{scores['iou_after']:.4f}  mBA {scores['mba_before']:.4f} -> {scores['mba_after']:.4f}"
+        f"step {run.step}  validation  {run.task.validation_line(scores)}"
         + ("  best so far" if better else "")
     )
     if better:
-        run.best = scores["mba_after"]
+        run.best = score
         texts = {name: f"{score:.6f}" for name, score in named.items()}
         _save_weights(run, _weights(run.config, "-best"), texts)
 
 
-def _batches(run: Run, samples: Dataset[Sample]) -> Generator[Sample]:
+def _batches(run: Run, samples: Dataset[Any]) -> Generator[Any]:
     """This process's batches from the run's step on; samples are random already.
 
     Step s of n processes takes n * batch_size samples in order, the r-th of them its r-th part:
@@ -272,7 +252,7 @@ def _save_weights(run: Run, path: Path, more: dict[str, str]) -> None:
     if run.group.rank:
         return
     config = run.config
-    recipe = {key: str(value) for key, value in asdict(config).items() if key not in LOCAL_KEYS}
+    recipe = {k: str(v) for k, v in recipe_values(config).items() if k not in LOCAL_KEYS}
     progress = {"step": str(run.step), "minutes": f"{run.minutes:.1f}"}
     save_weights(
         path,
@@ -280,7 +260,7 @@ def _save_weights(run: Run, path: Path, more: dict[str, str]) -> None:
         architecture=config.model,
         mean=config.mean,
         std=config.std,
-        metadata=recipe | progress | more,
+        metadata=recipe | progress | run.task.metadata() | more,
     )
 
 

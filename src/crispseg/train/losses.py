@@ -1,4 +1,4 @@
-"""CascadePSP's training loss, as the released code has it."""
+"""Training losses: CascadePSP's as the released code has it, and the cross entropy of classes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from crispseg.data.datasets.base import VOID
 from crispseg.models.cascadepsp import CascadeLogits
 
 # In the order of CascadeLogits. The paper's "1/2 (L1 + L2)" at stride 4 is 0.25 of each here:
@@ -38,6 +39,17 @@ def cascade_loss(logits: CascadeLogits, truth: Tensor) -> tuple[Tensor, dict[str
     steepness = gradient_magnitude(logits.s1.sigmoid()) - gradient_magnitude(truth)
     parts["gradient"] = GRADIENT_WEIGHT * steepness.abs().mean()
     return torch.stack(list(parts.values())).sum(), parts
+
+
+def class_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Cross entropy summed over all pixels that are not void; scalar.
+
+    Args:
+        logits: (N, C, H, W).
+        labels: (N, H, W) int64, 255 where void.
+        weights: (C,) of each class.
+    """
+    return F.cross_entropy(logits, labels, weights, ignore_index=VOID, reduction="sum")
 
 
 def gradient_magnitude(x: Tensor) -> Tensor:

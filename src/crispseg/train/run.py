@@ -8,17 +8,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from crispseg.data.samples import Sample
-from crispseg.layers.blocks import resize
-from crispseg.models.build import build
-from crispseg.models.cascadepsp import CascadeLogits, CascadeModule
 from crispseg.train.config import TrainConfig
 from crispseg.train.distributed import Group
-from crispseg.train.losses import cascade_loss
+from crispseg.train.refining import Refining
 from crispseg.train.schedule import rate
-from crispseg.train.trunk import start_from, start_trunk
+from crispseg.train.segmenting import Segmenting
+from crispseg.train.task import Task, step_seed
+from crispseg.train.trunk import freeze_norms, start_from, start_trunk
 from crispseg.types import CrispsegError, InputError
 
 ALONE = Group()
@@ -26,8 +23,13 @@ OPTIMISERS: dict[str, type[torch.optim.Adam]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
 }
+MOMENTUM = 0.9
 SMOOTHING = 0.95
-OWN_FACTORS = (1, 2, 2, 3)  # how much smaller the image of the network's own global step is
+
+
+def task_of(config: TrainConfig, group: Group) -> Task:
+    """What a recipe's network learns."""
+    return Segmenting(config, group) if config.dataset else Refining(config, group)
 
 
 class Run:
@@ -46,20 +48,22 @@ class Run:
         self, config: TrainConfig, group: Group = ALONE, state: dict[str, Any] | None = None
     ) -> None:
         self.config, self.group = config, group
+        self.task = task_of(config, group)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.module = cast(CascadeModule, build(config.model))
-            self.average = build(config.model)
+            self.module, self.average = self.task.network(), self.task.network()
         if state is None:
-            start_trunk(config, self.module.trunk)
+            start_trunk(config, cast(nn.Module, self.module.trunk))
             start_from(config, self.module)
         if config.sync_bn and group.size > 1:
             if group.device.type != "cuda":
                 raise InputError("sync_bn needs CUDA; set sync_bn = false")
             convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
-            self.module = cast(CascadeModule, convert(self.module))
+            self.module = convert(self.module)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.module.to(group.device).to(memory_format=layout).train()
+        if config.freeze_bn:
+            freeze_norms(self.module)
         self.average.to(group.device).eval().requires_grad_(False)
         self.average.load_state_dict(self.module.state_dict())
         self.optimiser = self._optimiser()
@@ -72,13 +76,16 @@ class Run:
 
     def _optimiser(self) -> torch.optim.Optimizer:
         config = self.config
-        trunk = {id(parameter) for parameter in self.module.trunk.parameters()}
+        trunk = {id(p) for p in cast(nn.Module, self.module.trunk).parameters()}
         groups: list[dict[str, Any]] = [
             {"params": [], "height": config.learning_rate * factor}
             for factor in (config.trunk_factor, 1.0)
         ]
         for parameter in self.module.parameters():
             groups[id(parameter) not in trunk]["params"].append(parameter)
+        if config.optimiser == "sgd":
+            decay = config.weight_decay
+            return torch.optim.SGD(groups, config.learning_rate, MOMENTUM, weight_decay=decay)
         kind = OPTIMISERS[config.optimiser]
         return kind(groups, weight_decay=config.weight_decay)
 
@@ -122,8 +129,11 @@ class Run:
         by_minutes = self.minutes / config.max_minutes if config.max_minutes else 0.0
         return max(by_steps, by_minutes)
 
-    def advance(self, sample: Sample) -> dict[str, float]:
+    def advance(self, batch: Any) -> dict[str, float]:
         """One step on this process's part of the batch; returns what there is to log.
+
+        Args:
+            batch: a NamedTuple of tensors, as the task's samples collate.
 
         Raises:
             CrispsegError: the loss or its gradient is no longer finite; nothing was changed but
@@ -132,13 +142,11 @@ class Run:
         factor = rate(self.config, self.step, self.progress())
         for group in self.optimiser.param_groups:
             group["lr"] = group["height"] * factor
-        sample = Sample(*(tensor.to(self.group.device) for tensor in sample))
-        logits = self._forward(sample)
-        loss, parts = cascade_loss(logits, sample.truth)
+        batch = type(batch)(*(tensor.to(self.group.device) for tensor in batch))
+        loss, parts = self.task.loss(self.forward(batch), batch)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         found = {"loss": loss.detach()} | {k: v.detach() for k, v in parts.items()}
-        found |= batch_errors(logits.s1.detach(), sample)
         self._share(found)
         norm = nn.utils.clip_grad_norm_(
             self.module.parameters(), self.config.gradient_clip or math.inf
@@ -158,76 +166,27 @@ class Run:
     def _share(self, found: dict[str, Tensor]) -> None:
         """Average gradients, BatchNorm's statistics and ``found`` over all processes.
 
-        Every loss is a mean over equally many samples of each process, so the mean of the
-        gradients is the gradient of the whole batch.
+        The mean of the processes' losses is the loss of the whole batch, so the mean of the
+        gradients is its gradient.
         """
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
         statistics = [b for b in self.module.buffers() if b.is_floating_point()]
         self.group.average_([*gradients, *statistics, *found.values()])
 
-    def _forward(self, sample: Sample) -> CascadeLogits:
-        """Logits in float32, of the global or the local step."""
+    def forward(self, batch: Any) -> Any:
+        """The network's outputs for a batch on the device, in float32."""
         config, device = self.config, self.group.device
-        inputs = [*self._inputs(sample)]
-        # From seed and step alone, so that a resumed run, and every process, draws the same.
-        seed = config.seed * 1_000_003 + self.step
-        draw = torch.Generator().manual_seed(seed)
-        if float(torch.rand((), generator=draw)) < config.local_step_share:
-            if float(torch.rand((), generator=draw)) < config.own_coarse_share:
-                inputs[1:] = self._own_coarse(inputs[0], sample.coarse, draw)
-            else:
-                radius = int(torch.randint(1, 5, (), generator=draw))
-                inputs.append(soften(sample.coarse, radius) * 2 - 1)
+        inputs = self.task.inputs(self.module, batch, self.step)
         short = config.precision == "bfloat16"
         cuda = [device] if device.type == "cuda" else []
         with (
             torch.random.fork_rng(cuda),
             torch.autocast(device.type, torch.bfloat16, enabled=short),
         ):
-            torch.manual_seed(seed + self.group.rank)  # of dropout, where a network has it
-            logits: CascadeLogits = self.module(*inputs)
-        return CascadeLogits._make(None if x is None else x.float() for x in logits)
-
-    @torch.no_grad()
-    def _own_coarse(self, image: Tensor, coarse: Tensor, draw: torch.Generator) -> list[Tensor]:
-        """What the local step gets in use: S1 (binarised) and S4 of a global step, in [-1, 1].
-
-        Trained on the coarse mask alone, the local step learns to make the global step's large
-        corrections once more, where in use nearly everything is right already.
-        """
-        factor = OWN_FACTORS[int(torch.randint(0, len(OWN_FACTORS), (), generator=draw))]
-        full = (image.shape[-2], image.shape[-1])
-        size = (full[0] // factor, full[1] // factor)
-        small = F.interpolate(image, size, mode="area")
-        rough = F.interpolate(coarse, size, mode="area")
-        self.module.eval()
-        logits: CascadeLogits = self.module(small, rough * 2 - 1)
-        self.module.train()
-        final, stride4 = (
-            resize(x.sigmoid(), full, align_corners=False) for x in (logits.s1, logits.s4_3)
-        )
-        return [(final > 0.5).to(coarse.dtype) * 2 - 1, stride4 * 2 - 1]
-
-    def _inputs(self, sample: Sample) -> tuple[Tensor, Tensor]:
-        """Image, normalised, and coarse mask in [-1, 1], as the network takes them."""
-        image = sample.image.float() / 255
-        constants = (self.config.mean, self.config.std)
-        mean, std = (image.new_tensor(v).view(1, 3, 1, 1) for v in constants)
-        image = (image - mean) / std
-        if self.config.channels_last:
-            image = image.contiguous(memory_format=torch.channels_last)
-        return image, sample.coarse * 2 - 1
-
-    @torch.no_grad()
-    def predict(self, sample: Sample) -> Tensor:
-        """Global step of the averaged network, as in use: (N, 1, H, W) probabilities, on the CPU.
-
-        Args:
-            sample: a batch, on any device.
-        """
-        sample = Sample(*(tensor.to(self.group.device) for tensor in sample))
-        logits: CascadeLogits = self.average(*self._inputs(sample))
-        return logits.s1.sigmoid().cpu()
+            # Of dropout, where a network has it.
+            torch.manual_seed(step_seed(config, self.step) + self.group.rank)
+            outputs = self.module(*inputs)
+        return type(outputs)._make(None if x is None else x.float() for x in outputs)
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -246,21 +205,3 @@ def _diverged(what: str, step: int) -> str:
         f"{what} at step {step}; nothing is saved since the last checkpoint; begin again with "
         "--restart and a lower learning_rate or gradient_clip"
     )
-
-
-def soften(mask: Tensor, radius: int) -> Tensor:
-    """A mask as the stride-4 head would give it, enlarged: two box filters of 2 * radius + 1."""
-    for _ in range(2):
-        padded = F.pad(mask, (radius,) * 4, mode="replicate")
-        mask = F.avg_pool2d(padded, 2 * radius + 1, stride=1)
-    return mask
-
-
-def batch_errors(logits: Tensor, sample: Sample) -> dict[str, Tensor]:
-    """1 - IoU of a batch taken as one, before and after; float32 scalars."""
-    truth = sample.truth > 0.5
-
-    def error(mask: Tensor) -> Tensor:
-        return 1 - (mask & truth).sum() / (mask | truth).sum().clamp(min=1)
-
-    return {"error_before": error(sample.coarse > 0.5), "error_after": error(logits > 0)}

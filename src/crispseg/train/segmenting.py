@@ -46,7 +46,7 @@ class Segmenting:
                 f"class_weights has {len(weights)} values, but {config.dataset} has "
                 f"{self.dataset.num_classes} classes"
             )
-        self._weights = torch.tensor(weights, device=group.device) if weights else None
+        self._weights = torch.tensor(weights, dtype=torch.float32, device=group.device) if weights else None
 
     def network(self) -> nn.Module:
         """The recipe's network, for the data set's classes.

@@ -8,7 +8,10 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
+import torch
 
+from crispseg.data.datasets import DATASETS
+from crispseg.models.build import build_segmentation
 from crispseg.train.config import MAY_CHANGE, TrainConfig, read_config, recipe_text
 from crispseg.types import InputError
 
@@ -176,3 +179,59 @@ def test_the_documentation_has_every_key() -> None:
     if os.environ.get("CRISPSEG_UPDATE_DOCS"):
         PAGE.write_text(expected, encoding="utf-8")
     assert PAGE.read_text(encoding="utf-8") == expected
+
+
+# Number of classes, from the papers.
+CLASSES = {
+    **{"camvid": 11, "voc": 21, "ade20k": 150, "cityscapes": 19, "nyudv2": 40},
+    **{"pascal-context": 60, "sun-rgbd": 37, "person-part": 7},
+}
+SEGMENTERS = [path for path in RECIPES if read_config(path).dataset]
+
+
+@pytest.mark.parametrize("path", SEGMENTERS, ids=lambda path: path.stem)
+def test_every_segmentation_recipe_builds(path) -> None:
+    config = read_config(path)
+    with torch.device("meta"):
+        module = build_segmentation(config.model, CLASSES[config.dataset])
+    assert module.num_classes == CLASSES[config.dataset]
+    if config.output_stride:
+        module.set_output_stride(config.output_stride)
+        assert module.trunk.output_stride == config.output_stride
+    spec = DATASETS.get(config.dataset)
+    if spec and spec.splits:
+        assert {config.train_split, config.validate_split} <= set(spec.splits)
+
+
+def test_the_papers_segmentation_recipes_are_the_papers() -> None:
+    """PSPNet section 5, DeepLabv3 section 4.1, RefineNet's released code."""
+    pspnet = {"ade20k": (473, 150_000), "voc": (473, 30_000), "cityscapes": (713, 90_000)}
+    for name, (crop, steps) in pspnet.items():
+        config = read_config(ROOT / "recipes" / f"{name}-pspnet-resnet50.toml")
+        assert (config.crop_size, config.iterations, 8 * config.batch_size) == (crop, steps, 16)
+        trunk_rate = config.learning_rate * config.trunk_factor
+        assert trunk_rate == pytest.approx(0.01)
+        assert (config.schedule, config.weight_decay, config.aux_weight) == ("poly", 1e-4, 0.4)
+        assert (config.rotation, config.blur, config.sync_bn) == (10.0, True, True)
+    first, second = (
+        read_config(ROOT / "recipes" / f"voc-deeplabv3-resnet50-stage{n}.toml") for n in (1, 2)
+    )
+    for config, stride, rate, frozen in ((first, 16, 0.007, False), (second, 8, 0.001, True)):
+        assert (config.output_stride, config.learning_rate) == (stride, rate)
+        assert (config.freeze_bn, config.crop_size, config.iterations) == (frozen, 513, 30_000)
+    refinenet = read_config(ROOT / "recipes" / "nyudv2-refinenet-resnet101.toml")
+    assert (refinenet.crop_size, refinenet.learning_rate, refinenet.batch_size) == (400, 5e-4, 1)
+    assert refinenet.sampling == "balanced"
+
+
+def test_keys_of_the_other_task_are_mistakes(tmp_path) -> None:
+    path = write(tmp_path, "iterations = 5", 'dataset = "camvid"', 'coarse = "paper"')
+    with pytest.raises(InputError, match="line 6: coarse is for refiners"):
+        read_config(path)
+    with pytest.raises(InputError, match="--set blur: blur is for segmentation networks"):
+        read_config(write(tmp_path, "iterations = 5"), ["blur=true"])
+    path = write(tmp_path, "iterations = 5", 'dataset = "camvid"', "scales = [2.0, 1.0]")
+    with pytest.raises(InputError, match=r"line 6: scales = .* is out of range"):
+        read_config(path)
+    path = write(tmp_path, "iterations = 5", 'dataset = "camvid"', "crop_size = 473")
+    assert read_config(path).crop_size == 473

@@ -37,9 +37,6 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "cascadepsp-lite": cascadepsp_lite,
 }
 
-# Networks from an image to class logits, by name: number of classes -> network.
-SEGMENTATION_BUILDERS: dict[str, Callable[[int], SegmentationModule]] = {}
-
 
 def build(name: str) -> nn.Module:
     """A randomly initialised network.

@@ -15,7 +15,7 @@ from crispseg.data.datasets import Dataset, open_dataset
 from crispseg.data.datasets.base import VOID
 from crispseg.data.transforms import Augmentation
 from crispseg.metrics.confusion import ConfusionMatrix
-from crispseg.models.build import SEGMENTATION_BUILDERS
+from crispseg.models.build import build_segmentation
 from crispseg.models.segmentation import ClassLogits
 from crispseg.train.config import TrainConfig
 from crispseg.train.distributed import Group
@@ -46,7 +46,9 @@ class Segmenting:
                 f"class_weights has {len(weights)} values, but {config.dataset} has "
                 f"{self.dataset.num_classes} classes"
             )
-        self._weights = torch.tensor(weights, dtype=torch.float32, device=group.device) if weights else None
+        self._weights = (
+            torch.tensor(weights, dtype=torch.float32, device=group.device) if weights else None
+        )
 
     def network(self) -> nn.Module:
         """The recipe's network, for the data set's classes.
@@ -55,10 +57,7 @@ class Segmenting:
             InputError: unknown, or its output stride cannot be changed so.
         """
         name, stride = self.config.model, self.config.output_stride
-        if name not in SEGMENTATION_BUILDERS:
-            known = ", ".join(SEGMENTATION_BUILDERS)
-            raise InputError(f"unknown segmentation network {name!r}; known: {known}")
-        module = SEGMENTATION_BUILDERS[name](self.dataset.num_classes)
+        module = build_segmentation(name, self.dataset.num_classes)
         if stride:
             change = getattr(module, "set_output_stride", None)
             if change is None:

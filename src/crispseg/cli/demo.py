@@ -29,7 +29,8 @@ def demo(
     for path in (refined, preview, cutout):
         check_output(path, IMAGE_SUFFIXES)
 
-    from crispseg.cli.refine import describe, progress_bar  # noqa: PLC0415
+    from crispseg.cli.options import progress_bar  # noqa: PLC0415
+    from crispseg.cli.refine import describe  # noqa: PLC0415
     from crispseg.pipeline import load_refiner, read_inputs  # noqa: PLC0415
     from crispseg.preview import render_preview  # noqa: PLC0415
 

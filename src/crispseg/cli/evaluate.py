@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crispseg.cli.refine import Mode, progress_bar
+from crispseg.cli.options import progress_bar
+from crispseg.cli.refine import Mode
 from crispseg.io import IMAGE_SUFFIXES, check_output, write_image
 from crispseg.types import InputError
 

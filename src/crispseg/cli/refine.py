@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import json
-import math
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from crispseg.io import (
-    DEFAULT_MAX_PIXELS,
-    IMAGE_SUFFIXES,
-    check_output,
-    write_image,
-    write_mask,
+from crispseg.cli.options import (
+    DEFAULT_MEGAPIXELS,
+    AsJson,
+    BatchSize,
+    Device,
+    MaxMegapixels,
+    Quiet,
+    check_different,
+    check_outputs,
+    parse_limit,
+    progress_bar,
 )
+from crispseg.io import IMAGE_SUFFIXES, MASK_SUFFIXES, write_image, write_mask
 from crispseg.types import Box, InputError
 
 if TYPE_CHECKING:
-    from crispseg.refiners.base import Progress, Refinement
+    from crispseg.refiners.base import Refinement
     from crispseg.types import Image, Mask
 
 
@@ -57,12 +60,12 @@ def refine(
         Mode, typer.Option(help="published: the released package's procedure to the digit.")
     ] = Mode.default,
     binary: Annotated[bool, typer.Option("--binary", help="Write only 0 and 255.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     roi: Annotated[
         str | None,
         typer.Option(help="Y0,X0,Y1,X1 in pixels, half-open: only this part may change."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Most tiles in one network call.")] = 1,
+    batch_size: BatchSize = 1,
     guard: Annotated[
         bool, typer.Option(help="Keep the given mask where a change is not to be trusted.")
     ] = True,
@@ -76,18 +79,17 @@ def refine(
     preview: Annotated[
         Path | None, typer.Option(help="Picture of mask before, after and what changed.")
     ] = None,
-    max_megapixels: Annotated[
-        float, typer.Option(help="Refuse larger images before decoding them.")
-    ] = DEFAULT_MAX_PIXELS / 1e6,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object about the result.")
-    ] = False,
+    max_megapixels: MaxMegapixels = DEFAULT_MEGAPIXELS,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Refine the mask of one object in a photo."""
-    _check_outputs(output, (confidence, preview), (image, mask))
+    outputs = {"--output": output, "--confidence": confidence}
+    check_outputs(outputs, MASK_SUFFIXES)
+    check_outputs({"--preview": preview}, IMAGE_SUFFIXES)
+    check_different(outputs | {"--preview": preview}, (image, mask))
     box = _parse_roi(roi)
-    max_pixels = _parse_limit(max_megapixels)
+    max_pixels = parse_limit(max_megapixels)
 
     from crispseg.pipeline import load_refiner, read_inputs  # noqa: PLC0415
 
@@ -170,57 +172,6 @@ def describe(given: Mask, result: Refinement) -> dict[str, float | int | str]:
         "kept_places": len(result.kept),
         "kept_pixels": sum(place.pixels for place in result.kept),
     }
-
-
-@contextmanager
-def progress_bar(text: str, *, hidden: bool) -> Iterator[Progress]:
-    """A bar with the time left on a terminal's stderr; nothing where nobody looks."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as RichProgress  # noqa: PLC0415
-
-    bar = RichProgress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("time left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=hidden or not sys.stderr.isatty(),
-    )
-    with bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _check_outputs(
-    output: Path, others: tuple[Path | None, Path | None], inputs: tuple[Path, Path]
-) -> None:
-    confidence, preview = others
-    check_output(output)
-    if confidence:
-        check_output(confidence)
-    if preview:
-        check_output(preview, IMAGE_SUFFIXES)
-    outputs = [path for path in (output, confidence, preview) if path]
-    for path in outputs:
-        for source in inputs:
-            if path.exists() and source.exists() and path.samefile(source):
-                raise InputError(f"{path} is an input; give the result another name")
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise InputError("--output, --confidence and --preview must be different files")
-
-
-def _parse_limit(megapixels: float) -> int:
-    if not 0 < megapixels < math.inf:  # written so that NaN fails too
-        raise InputError(f"--max-megapixels must be a number above 0, not {megapixels:g}")
-    return round(megapixels * 1e6)
 
 
 def _parse_roi(text: str | None) -> Box | None:

@@ -10,6 +10,7 @@ from crispseg.models.cascadepsp import RefinementModule
 from crispseg.models.cascadepsp_lite import LiteRefinementModule
 from crispseg.models.efficientnet import EfficientNetLite
 from crispseg.models.resnet import ResNet
+from crispseg.models.segmentation import SegmentationModule
 from crispseg.types import InputError
 
 
@@ -29,6 +30,9 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "cascadepsp-resnet50": cascadepsp_resnet50,
     "cascadepsp-lite": cascadepsp_lite,
 }
+
+SEGMENTATION_BUILDERS: dict[str, Callable[[int], SegmentationModule]] = {}
+"""Number of classes -> a network that names the class of every pixel."""
 
 
 def build(name: str) -> nn.Module:

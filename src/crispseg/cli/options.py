@@ -1,0 +1,87 @@
+"""What several commands share: options, checks of outputs, the progress bar."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crispseg.io import DEFAULT_MAX_PIXELS, check_output
+from crispseg.types import InputError
+
+DEFAULT_MEGAPIXELS = DEFAULT_MAX_PIXELS / 1e6
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+BatchSize = Annotated[int, typer.Option(help="Most tiles in one network call.")]
+MaxMegapixels = Annotated[float, typer.Option(help="Refuse larger images before decoding them.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object about the result.")]
+
+
+def parse_limit(megapixels: float) -> int:
+    """--max-megapixels as a number of pixels.
+
+    Raises:
+        InputError: not a number above 0.
+    """
+    if not 0 < megapixels < math.inf:  # written so that NaN fails too
+        raise InputError(f"--max-megapixels must be a number above 0, not {megapixels:g}")
+    return round(megapixels * 1e6)
+
+
+def check_outputs(outputs: Mapping[str, Path | None], suffixes: tuple[str, ...]) -> None:
+    """Make sure that every output can be written, before long work; option -> file.
+
+    Raises:
+        InputError: one cannot, or has another suffix.
+    """
+    for path in filter(None, outputs.values()):
+        check_output(path, suffixes)
+
+
+def check_different(outputs: Mapping[str, Path | None], inputs: Sequence[Path]) -> None:
+    """Make sure that no output is an input or another output; option -> file.
+
+    Raises:
+        InputError: one is.
+    """
+    paths = [path for path in outputs.values() if path]
+    for path in paths:
+        for source in inputs:
+            if path.exists() and source.exists() and path.samefile(source):
+                raise InputError(f"{path} is an input; give the result another name")
+    if len({path.resolve() for path in paths}) < len(paths):
+        *first, last = outputs
+        raise InputError(f"{', '.join(first)} and {last} must be different files")
+
+
+@contextmanager
+def progress_bar(text: str, *, hidden: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left on a terminal's stderr; nothing where nobody looks."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as RichProgress  # noqa: PLC0415
+
+    bar = RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=hidden or not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,7 +1,8 @@
-"""Rough masks in, masks right to the pixel out, at any image size.
+"""Rough masks in, masks right to the pixel out, at any image size; and first masks, by class.
 
 >>> import crispseg
 >>> mask = crispseg.refine(image, mask)                    # doctest: +SKIP
+>>> labels = crispseg.segment(image, model="net.safetensors")  # doctest: +SKIP
 >>> refiner = crispseg.load_refiner("cascadepsp-lite")     # doctest: +SKIP
 """
 
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING
 from crispseg.types import Box, CrispsegError, InputError, Size
 
 if TYPE_CHECKING:
-    from crispseg.pipeline import load_refiner, refine, refine_file
+    from crispseg.pipeline import load_refiner, refine, refine_file, segment
     from crispseg.refiners.cascade import CascadeRefiner
+    from crispseg.segmenters.load import load_segmenter
 
 __version__ = "0.1.0"
 
@@ -25,15 +27,19 @@ __all__ = [
     "Size",
     "__version__",
     "load_refiner",
+    "load_segmenter",
     "refine",
     "refine_file",
+    "segment",
 ]
 
 _LAZY = {
     "CascadeRefiner": "crispseg.refiners.cascade",
     "load_refiner": "crispseg.pipeline",
+    "load_segmenter": "crispseg.segmenters.load",
     "refine": "crispseg.pipeline",
     "refine_file": "crispseg.pipeline",
+    "segment": "crispseg.pipeline",
 }
 
 

@@ -1,20 +1,39 @@
-"""From files or arrays to a refined mask: read this page first.
+"""From files or arrays to a refined mask or to labels: read this page first.
 
 image and mask -> checks -> refiner (plan tiles, run the network on each, merge) -> file
+image -> checks -> segmenter (plan tiles, run the network on each, merge, arg-max) -> file
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from crispseg.io import DEFAULT_MAX_PIXELS, check_output, read_image, read_mask, write_mask
-from crispseg.models.weights import load_model
+from crispseg.io import (
+    DEFAULT_MAX_PIXELS,
+    IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    array_file,
+    check_output,
+    read_image,
+    read_mask,
+    write_image,
+    write_labels,
+    write_mask,
+)
+from crispseg.models.weights import DEFAULT_SEGMENTER, load_model
+from crispseg.preview import render_overlay
 from crispseg.refiners.base import Progress, Refinement
 from crispseg.refiners.cascade import CascadeRefiner, Mode
+from crispseg.segmenters.base import Labels, label_dtype
+from crispseg.segmenters.load import load_segmenter
+from crispseg.segmenters.network import NetworkSegmenter, write_labels_to, write_values_to
+from crispseg.tiling.blend import Values
 from crispseg.types import Box, Image, InputError, Mask
 
 DEFAULT_MODEL = "cascadepsp-lite"
@@ -169,3 +188,108 @@ def refine_file(
     result = refiner.run(pixels, given, roi=roi, progress=progress)
     write_mask(output, result.mask, binary=binary)
     return result
+
+
+_cached_segmenter = lru_cache(maxsize=2)(load_segmenter)
+
+
+def segment(
+    image: Image,
+    *,
+    model: str | Path = DEFAULT_SEGMENTER,
+    tile_size: int | None = None,
+    overlap_px: int | None = None,
+    scales: tuple[float, ...] | None = None,
+    flip: bool | None = None,
+    device: str = "auto",
+    batch_size: int = 1,
+    progress: Progress | None = None,
+) -> Labels:
+    """The class of every pixel of an image.
+
+    The segmenter is kept for the next call with the same options.
+
+    Args:
+        image: (H, W, 3) RGB, uint8 or uint16, any size.
+        model: a name or a file, see ``load_segmenter``.
+        tile_size: see ``load_segmenter``, as are overlap_px, scales, flip, device, batch_size.
+        overlap_px: how much tiles share.
+        scales: sizes relative to the image's own, to average over.
+        flip: average with the mirror image.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        batch_size: most tiles in one network call.
+        progress: called with (network runs done, network runs in all).
+
+    Returns:
+        (H, W) uint8 class numbers, uint16 with more than 255 classes.
+
+    Raises:
+        InputError: an image that cannot be used, and all of ``load_segmenter``.
+    """
+    segmenter = _cached_segmenter(
+        model,
+        tile_size=tile_size,
+        overlap_px=overlap_px,
+        scales=scales and tuple(scales),
+        flip=flip,
+        device=device,
+        batch_size=batch_size,
+    )
+    return segmenter.segment(image, progress=progress)
+
+
+def segment_file(
+    image: str | Path,
+    output: str | Path,
+    *,
+    segmenter: NetworkSegmenter | None = None,
+    probabilities: str | Path | None = None,
+    overlay: str | Path | None = None,
+    progress: Progress | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> Labels:
+    """Segment a photo from file to file; every output appears whole or not at all.
+
+    Args:
+        image: a photo; its EXIF orientation is applied.
+        output: class numbers as 8- or 16-bit image or .npy (see ``crispseg.io.write_labels``).
+        segmenter: from ``load_segmenter``; the default model if None.
+        probabilities: .npy of (classes, H, W) float32, filled as tiles are done.
+        overlay: picture of the photo in the colours of its classes, with their names.
+        progress: called with (network runs done, network runs in all).
+        max_pixels: larger images are refused before they are decoded.
+
+    Returns:
+        (H, W) uint8 or uint16 class numbers.
+
+    Raises:
+        InputError: files that cannot be read or written.
+    """
+    check_output(output, LABEL_SUFFIXES)
+    if probabilities:
+        check_output(probabilities, (".npy",))
+    if overlay:
+        check_output(overlay, IMAGE_SUFFIXES)
+    pixels = read_image(image, max_pixels=max_pixels)
+    segmenter = segmenter or _cached_segmenter(DEFAULT_SEGMENTER)
+    size = pixels.shape[:2]
+    labels = np.zeros(size, label_dtype(segmenter.num_classes))
+    with ExitStack() as stack:
+        kept: NDArray[np.float32] | None = None
+        if probabilities:
+            shape = (segmenter.num_classes, *size)
+            kept = stack.enter_context(array_file(probabilities, shape, np.float32))
+
+        def write(box: Box, values: Values) -> None:
+            write_labels_to(labels, box, values)
+            if kept is not None:
+                write_values_to(kept, box, values)
+
+        segmenter.run(pixels, write, progress=progress)
+        picture = None
+        if overlay:  # drawn before anything is written, in case it fails
+            picture = render_overlay(pixels, labels, segmenter.class_names, segmenter.colours)
+        write_labels(output, labels, segmenter.colours)
+    if overlay and picture is not None:
+        write_image(overlay, picture)
+    return labels

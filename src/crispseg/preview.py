@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ PAPER, INK = (255, 255, 255), (30, 30, 30)
 OBJECT = (255, 176, 0)
 ADDED, REMOVED = (0, 114, 178), (213, 94, 0)
 LEFT_WRONG = (0, 0, 0)
+OVERLAY_PX = 2400
+ENTRY_PX, MOST_ENTRIES = 300, 60  # width of an entry of a legend
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,68 @@ def _compared(one: Comparison) -> tuple[list[list[Pixels]], list[list[str]]]:
         [f"{ZOOM}x at row {y}, column {x}", "", "", ""],
     ]
     return panels, texts
+
+
+def render_overlay(
+    image: Image,
+    labels: NDArray[Any],
+    class_names: Sequence[str],
+    colours: Sequence[tuple[int, int, int]] = (),
+) -> Pixels:
+    """A photo in the colours of its classes, with a legend of those that are there.
+
+    Args:
+        image: (H, W, 3) RGB, uint8 or uint16.
+        labels: (H, W) class numbers.
+        class_names: of class 0, 1, ...
+        colours: RGB of each class; made up where there are none.
+
+    Returns:
+        (h, w, 3) uint8, the photo at most OVERLAY_PX on its long side and the legend below.
+    """
+    counts = np.bincount(labels.ravel(), minlength=len(class_names))
+    table = np.array(colours or distinct_colours(len(class_names)), np.uint8)
+    factor = min(1.0, OVERLAY_PX / max(labels.shape))
+    size = [max(1, round(side * factor)) for side in labels.shape]
+    rows, columns = (np.arange(n) * full // n for n, full in zip(size, labels.shape, strict=True))
+    photo = _eight_bit(image)
+    photo = _fitted(photo, max(size)) if factor < 1 else photo
+    shown = labels[np.ix_(rows, columns)]
+    mixed: Pixels = photo // 2 + table[shown] // 2
+    order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+    entries = [
+        (
+            table[i],
+            f"{' '.join(class_names[i].split())[:30]}  {100 * counts[i] / labels.size:.1f} %",
+        )
+        for i in order[:MOST_ENTRIES]
+    ]
+    return _with_legend(mixed, entries, more=len(order) - len(entries))
+
+
+def distinct_colours(count: int) -> list[tuple[int, int, int]]:
+    """Colours by the bits of 1, 2, ...: the scheme of PASCAL VOC's palette (VOC devkit)."""
+
+    def channel(number: int, first: int) -> int:
+        return sum((number >> (3 * bit + first) & 1) << (7 - bit) for bit in range(8))
+
+    return [(channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(1, count + 1)]
+
+
+def _with_legend(picture: Pixels, entries: list[tuple[Pixels, str]], *, more: int) -> Pixels:
+    width = max(ENTRY_PX + GAP_PX, picture.shape[1])
+    columns = max(1, (width - GAP_PX) // ENTRY_PX)
+    texts = [*entries, *([(np.array(PAPER, np.uint8), f"and {more} more")] if more else [])]
+    height = picture.shape[0] + GAP_PX + -(-len(texts) // columns) * CAPTION_PX
+    sheet = PilImage.new("RGB", (width, height), PAPER)
+    sheet.paste(PilImage.fromarray(picture), (0, 0))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
+    for i, (colour, text) in enumerate(texts):
+        x = GAP_PX + i % columns * ENTRY_PX
+        y = picture.shape[0] + GAP_PX + i // columns * CAPTION_PX
+        draw.rectangle((x, y, x + 20, y + 20), tuple(map(int, colour)), INK)
+        draw.text((x + 30, y), text, INK, font)
+    return np.asarray(sheet)
 
 
 def busiest_place(before: Mask, after: Mask, side: int) -> tuple[int, int]:

@@ -8,7 +8,17 @@ from pathlib import Path
 from crispseg.cli import main as cli
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
-COMMANDS = ["", "refine", "demo", "evaluate", "models", "models download", "train", "doctor"]
+COMMANDS = [
+    "",
+    "refine",
+    "segment",
+    "demo",
+    "evaluate",
+    "models",
+    "models download",
+    "train",
+    "doctor",
+]
 
 
 def test_every_option_is_documented(capsys, monkeypatch) -> None:

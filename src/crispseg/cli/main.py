@@ -18,6 +18,7 @@ from crispseg.cli.demo import demo
 from crispseg.cli.doctor import doctor
 from crispseg.cli.evaluate import evaluate
 from crispseg.cli.refine import refine
+from crispseg.cli.segment import segment
 from crispseg.cli.train import train
 from crispseg.types import CrispsegError
 
@@ -50,6 +51,7 @@ def _options(
 
 
 app.command()(refine)
+app.command()(segment)
 app.command()(demo)
 app.command()(evaluate)
 app.add_typer(models.app, name="models")

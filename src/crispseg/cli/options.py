@@ -1,17 +1,24 @@
-"""Options that several commands share, and the progress bar: one wording, one way."""
+"""What several commands share: options, checks of outputs, the progress bar."""
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from crispseg.io import DEFAULT_MAX_PIXELS, check_output
+from crispseg.types import InputError
+
 if TYPE_CHECKING:
     from crispseg.refiners.base import Progress
+
+DEFAULT_MEGAPIXELS = DEFAULT_MAX_PIXELS / 1e6
 
 
 class Mode(StrEnum):
@@ -29,12 +36,50 @@ ModeOption = Annotated[
     Mode, typer.Option(help="published: the released package's procedure to the digit.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+BatchSize = Annotated[int, typer.Option(help="Most tiles in one network call.")]
 Guard = Annotated[
     bool, typer.Option(help="Keep the given mask where a change is not to be trusted.")
 ]
 MaxMegapixels = Annotated[float, typer.Option(help="Refuse larger images before decoding them.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object about the result.")]
+
+
+def parse_limit(megapixels: float) -> int:
+    """--max-megapixels as a number of pixels.
+
+    Raises:
+        InputError: not a number above 0.
+    """
+    if not 0 < megapixels < math.inf:  # written so that NaN fails too
+        raise InputError(f"--max-megapixels must be a number above 0, not {megapixels:g}")
+    return round(megapixels * 1e6)
+
+
+def check_outputs(outputs: Mapping[str, Path | None], suffixes: tuple[str, ...]) -> None:
+    """Make sure that every output can be written, before long work; option -> file.
+
+    Raises:
+        InputError: one cannot, or has another suffix.
+    """
+    for path in filter(None, outputs.values()):
+        check_output(path, suffixes)
+
+
+def check_different(outputs: Mapping[str, Path | None], inputs: Sequence[Path]) -> None:
+    """Make sure that no output is an input or another output; option -> file.
+
+    Raises:
+        InputError: one is.
+    """
+    paths = [path for path in outputs.values() if path]
+    for path in paths:
+        for source in inputs:
+            if path.exists() and source.exists() and path.samefile(source):
+                raise InputError(f"{path} is an input; give the result another name")
+    if len({path.resolve() for path in paths}) < len(paths):
+        *first, last = outputs
+        raise InputError(f"{', '.join(first)} and {last} must be different files")
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from crispseg.cli.options import (
+    DEFAULT_MEGAPIXELS,
+    AsJson,
+    BatchSize,
     Device,
     Fast,
     Guard,
@@ -20,15 +22,12 @@ from crispseg.cli.options import (
     ModeOption,
     Quiet,
     TileSize,
+    check_different,
+    check_outputs,
+    parse_limit,
     progress_bar,
 )
-from crispseg.io import (
-    DEFAULT_MAX_PIXELS,
-    IMAGE_SUFFIXES,
-    check_output,
-    write_image,
-    write_mask,
-)
+from crispseg.io import IMAGE_SUFFIXES, MASK_SUFFIXES, write_image, write_mask
 from crispseg.types import Box, InputError
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def refine(
         str | None,
         typer.Option(help="Y0,X0,Y1,X1 in pixels, half-open: only this part may change."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Most tiles in one network call.")] = 1,
+    batch_size: BatchSize = 1,
     guard: Guard = True,
     calibrated: Annotated[
         bool, typer.Option(help="Probabilities that are right as often as they say.")
@@ -69,16 +68,17 @@ def refine(
     preview: Annotated[
         Path | None, typer.Option(help="Picture of mask before, after and what changed.")
     ] = None,
-    max_megapixels: MaxMegapixels = DEFAULT_MAX_PIXELS / 1e6,
+    max_megapixels: MaxMegapixels = DEFAULT_MEGAPIXELS,
     quiet: Quiet = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object about the result.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Refine the mask of one object in a photo."""
-    _check_outputs(output, (confidence, preview), (image, mask))
+    outputs = {"--output": output, "--confidence": confidence}
+    check_outputs(outputs, MASK_SUFFIXES)
+    check_outputs({"--preview": preview}, IMAGE_SUFFIXES)
+    check_different(outputs | {"--preview": preview}, (image, mask))
     box = _parse_roi(roi)
-    max_pixels = _parse_limit(max_megapixels)
+    max_pixels = parse_limit(max_megapixels)
 
     from crispseg.pipeline import load_refiner, read_inputs  # noqa: PLC0415
 
@@ -161,30 +161,6 @@ def describe(given: Mask, result: Refinement) -> dict[str, float | int | str]:
         "kept_places": len(result.kept),
         "kept_pixels": sum(place.pixels for place in result.kept),
     }
-
-
-def _check_outputs(
-    output: Path, others: tuple[Path | None, Path | None], inputs: tuple[Path, Path]
-) -> None:
-    confidence, preview = others
-    check_output(output)
-    if confidence:
-        check_output(confidence)
-    if preview:
-        check_output(preview, IMAGE_SUFFIXES)
-    outputs = [path for path in (output, confidence, preview) if path]
-    for path in outputs:
-        for source in inputs:
-            if path.exists() and source.exists() and path.samefile(source):
-                raise InputError(f"{path} is an input; give the result another name")
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise InputError("--output, --confidence and --preview must be different files")
-
-
-def _parse_limit(megapixels: float) -> int:
-    if not 0 < megapixels < math.inf:  # written so that NaN fails too
-        raise InputError(f"--max-megapixels must be a number above 0, not {megapixels:g}")
-    return round(megapixels * 1e6)
 
 
 def _parse_roi(text: str | None) -> Box | None:

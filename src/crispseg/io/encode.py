@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,6 +45,62 @@ def check_suffix(path: StrPath, suffixes: tuple[str, ...]) -> None:
             check_target(path)
         raise InputError(f"{path}: the name must end in one of {', '.join(suffixes)}")
     check_target(path)
+
+
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
+"""What write_labels can write."""
+
+
+def write_labels(
+    path: StrPath, labels: NDArray[Any], colours: Sequence[tuple[int, int, int]] = ()
+) -> None:
+    """Write a label map; the numbers in the file are those of the classes.
+
+    Args:
+        path: ends in one of LABEL_SUFFIXES.
+        labels: (H, W) uint8 or uint16.
+        colours: RGB of class 0, 1, ...: the palette of an 8-bit PNG. Without, it is grey.
+
+    Raises:
+        InputError: not such an array, another suffix, or the file cannot be written.
+    """
+    check_suffix(path, LABEL_SUFFIXES)
+    if labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16):
+        raise InputError(
+            f"labels must be (H, W) uint8 or uint16, not {labels.shape} {labels.dtype}"
+        )
+    if not colours or labels.dtype != np.uint8 or Path(path).suffix.lower() != ".png":
+        write_array(path, labels)
+        return
+    picture = PIL.Image.fromarray(labels).convert("L")
+    picture.putpalette([value for colour in colours[:256] for value in colour])
+    try:
+        with atomic_path(path) as temporary:
+            picture.save(temporary, format="PNG")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+@contextmanager
+def array_file(
+    path: StrPath, shape: tuple[int, ...], dtype: type[np.generic]
+) -> Iterator[NDArray[Any]]:
+    """An array to fill that lies in a .npy file, not in memory; there when the block ends well.
+
+    Raises:
+        InputError: another suffix, not writable, or no room on the disk.
+    """
+    check_suffix(path, (".npy",))
+    with atomic_path(path) as temporary:
+        try:
+            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
+                with temporary.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+        yield array
+        array.flush()
 
 
 def write_array(path: StrPath, array: NDArray[Any]) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Triple = tuple[float, float, float]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DEFAULT_SEGMENTER = "lwrefinenet-camvid"
+MAX_CLASSES = 65535
 BUNDLED_FOLDER = Path(__file__).parent.parent / "weights"
 
 
@@ -36,7 +38,7 @@ class WeightSpec:
 
     Attributes:
         name: what ``load_refiner`` and ``--model`` take.
-        architecture: key of ``crispseg.models.build.BUILDERS``.
+        architecture: key of ``BUILDERS`` or ``SEGMENTATION_BUILDERS`` in ``models/build.py``.
         filename: in the package (``url`` None) or in the cache folder.
         licence: of the weights.
         size_bytes: about.
@@ -187,7 +189,7 @@ def load_model(name_or_file: str | Path) -> LoadedModel:
         texts = spec.architecture, json.dumps(spec.mean), json.dumps(spec.std)
         about = dict(zip(("architecture", "mean", "std"), texts, strict=True)) | metadata
     mean, std = (_triple(about, key, path) for key in ("mean", "std"))
-    module = _fill(about["architecture"], state, path)
+    module = _fill(about, state, path)
     return LoadedModel(module, mean, std, about["architecture"], str(path), metadata)
 
 
@@ -273,13 +275,14 @@ def _nearest(state: Mapping[str, Tensor], path: Path) -> WeightSpec:
     """The known model whose network shares most names with this state dict."""
     import torch  # noqa: PLC0415
 
-    from crispseg.models.build import build  # noqa: PLC0415
+    from crispseg.models.build import BUILDERS, build  # noqa: PLC0415
 
     names = from_published_names(state).keys()
     with torch.device("meta"):  # names only: nothing is allocated or initialised
         shared = {
             spec.name: len(names & build(spec.architecture).state_dict().keys())
             for spec in KNOWN.values()
+            if spec.architecture in BUILDERS
         }
     name = max(shared, key=lambda name: shared[name])
     if not shared[name]:
@@ -290,21 +293,52 @@ def _nearest(state: Mapping[str, Tensor], path: Path) -> WeightSpec:
     return KNOWN[name]
 
 
-def _fill(architecture: str, state: dict[str, Tensor], path: Path) -> nn.Module:
+def _fill(about: Mapping[str, str], state: dict[str, Tensor], path: Path) -> nn.Module:
     """A network with these weights, in eval mode."""
-    from crispseg.models.build import BUILDERS  # noqa: PLC0415
+    from crispseg.models.build import BUILDERS, SEGMENTATION_BUILDERS  # noqa: PLC0415
 
-    if architecture not in BUILDERS:
+    architecture = about["architecture"]
+    if architecture in SEGMENTATION_BUILDERS:
+        module: nn.Module = SEGMENTATION_BUILDERS[architecture](len(read_classes(about, path)[0]))
+    elif architecture in BUILDERS:
+        module = BUILDERS[architecture]()
+    else:
         raise InputError(
             f"{path} is for a network crispseg does not have: {one_line(architecture)}"
         )
-    module = BUILDERS[architecture]()
     ours = from_published_names(state)
     if len(ours) < len(state):
         raise InputError(f"{path} holds the same tensors under the published names and under ours")
     _check_fit(module.state_dict(), ours, architecture, path)
     module.load_state_dict(ours, strict=False)  # strictness is _check_fit's; it says more
     return module.eval()
+
+
+def read_classes(
+    metadata: Mapping[str, str], path: str | Path
+) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    """Names and colours of the classes that a segmentation network's file says it has.
+
+    Args:
+        metadata: num_classes, class_names, colours as JSON; either of the first two may be
+            missing, and the colours.
+        path: of the file, for messages.
+
+    Raises:
+        InputError: neither number nor names, or values that do not fit together.
+    """
+    try:
+        names = [str(name) for name in json.loads(metadata.get("class_names", "[]"))]
+        number = int(metadata.get("num_classes", len(names)))
+        names = names or [f"class {i}" for i in range(min(number, MAX_CLASSES))]
+        colours = [tuple(map(int, c)) for c in json.loads(metadata.get("colours", "[]"))]
+        usable = 2 <= number == len(names) <= MAX_CLASSES and len(colours) in (0, number)
+        usable &= all(len(c) == 3 and min(c) >= 0 and max(c) <= 255 for c in colours)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        usable = False
+    if not usable:
+        raise InputError(f"{path}: its metadata has no usable num_classes, class_names and colours")
+    return tuple(names), tuple((c[0], c[1], c[2]) for c in colours)
 
 
 def _check_fit(

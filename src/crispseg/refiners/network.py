@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from crispseg.layers.blocks import pad_to_multiple
 from crispseg.models.cascadepsp import CascadeLogits, CascadeModule
 from crispseg.models.weights import LoadedModel
+from crispseg.runtime.device import best_format
 from crispseg.types import InputError
 
 Array = NDArray[np.float32]
@@ -36,12 +37,12 @@ class CascadeNetwork:
 
     def __init__(self, model: LoadedModel, device: torch.device, *, published: bool) -> None:
         if not isinstance(model.module, CascadeModule):
-            raise InputError(f"{model.architecture} is not a CascadePSP network")
+            raise InputError(
+                f"{model.source} is for {model.architecture}, which does not refine masks; "
+                "networks that name classes are for `crispseg segment` and load_segmenter"
+            )
         self._published = published
-        # Depthwise convolutions are twice as fast channels-last on a CPU, plain ones slower.
-        depthwise = any(getattr(m, "groups", 1) > 1 for m in model.module.modules())
-        channels_last = depthwise and not published
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._format = torch.contiguous_format if published else best_format(model.module)
         self.module = model.module.eval().to(device).to(memory_format=self._format)
         self.device = device
         self._mean = torch.tensor(model.mean).view(1, 3, 1, 1)

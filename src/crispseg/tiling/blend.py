@@ -50,6 +50,16 @@ def tile_weights(box: Box, size: Size, *, margin_px: int, ramp_px: int) -> NDArr
     return rows[:, None] * columns[None, :]
 
 
+def check_finite(box: Box, values: Values) -> None:
+    """Make sure that a tile can be merged.
+
+    Raises:
+        CrispsegError: NaN or infinite values.
+    """
+    if not np.isfinite(values).all():
+        raise CrispsegError(f"the tile at row {box.y0}, column {box.x0} holds NaN or infinity")
+
+
 class Merger(Protocol):
     """What tiles are added to. Memory policy changes by another merger, never by a flag."""
 
@@ -101,8 +111,7 @@ class StripMerger:
         """
         if box.y0 < self._top:
             raise ValueError(f"rows above {self._top} are finished, but a tile starts at {box.y0}")
-        if not np.isfinite(values).all():
-            raise CrispsegError(f"the tile at row {box.y0}, column {box.x0} holds NaN or infinity")
+        check_finite(box, values)
         self._reach(box.y1)
         rows = slice(box.y0 - self._top, box.y1 - self._top)
         columns = slice(box.x0, box.x1)

@@ -41,29 +41,44 @@ def _area_bounds(length: int, out: int) -> tuple[NDArray[np.int64], NDArray[np.i
     return index * length // out, -(-(index + 1) * length // out)
 
 
-def bilinear_window(array: NDArray[np.float32], size: Size, box: Box) -> NDArray[np.float32]:
-    """The part ``box`` of ``array`` enlarged to ``size``, without making the rest.
+def bilinear_window(
+    array: NDArray[Any], size: Size, box: Box, *, top: int = 0, height: int | None = None
+) -> NDArray[np.float32]:
+    """The part ``box`` of ``array`` resized to ``size``, without making the rest.
 
     Pixel centres map as with ``align_corners=False``; equal to the same window of PyTorch's
-    bilinear interpolation to about 1e-6.
+    bilinear interpolation to about 1e-6 of the range. Nothing is averaged when sizes shrink.
 
     Args:
-        array: (h, w) float32.
-        size: of the enlarged array.
+        array: (..., h, w), any numbers; the last two axes are resized.
+        size: of the resized array.
         box: inside ``size``.
+        top: where ``array`` is only some rows of a taller one: the first of them.
+        height: of that taller one.
 
     Returns:
-        (box.height, box.width) float32.
+        (..., box.height, box.width) float32.
     """
-    if array.shape == tuple(size):
-        return array[box.slices].copy()
-    y, y_next, fy = _bilinear_taps(array.shape[0], size.height, box.y0, box.y1)
-    x, x_next, fx = _bilinear_taps(array.shape[1], size.width, box.x0, box.x1)
-    rows = np.arange(y[0], y_next[-1] + 1)
-    near = array[rows[:, None], x[None, :]]
-    wide = near + (array[rows[:, None], x_next[None, :]] - near) * fx[None, :]
-    top = wide[y - rows[0]]
-    return top + (wide[y_next - rows[0]] - top) * fy[:, None]  # type: ignore[no-any-return]
+    height = array.shape[-2] if height is None else height
+    if (height, array.shape[-1]) == tuple(size):
+        rows = slice(box.y0 - top, box.y1 - top)
+        return array[..., rows, box.x0 : box.x1].astype(np.float32)
+    y, y_next, fy = _bilinear_taps(height, size.height, box.y0, box.y1)
+    x, x_next, fx = _bilinear_taps(array.shape[-1], size.width, box.x0, box.x1)
+    rows = slice(y[0] - top, y_next[-1] + 1 - top)
+    near = array[..., rows, x].astype(np.float32)
+    near += (array[..., rows, x_next] - near) * fx
+    result: NDArray[np.float32] = near[..., y - y[0], :]
+    result += (near[..., y_next - y[0], :] - result) * fy[:, None]
+    return result
+
+
+def bilinear_rows(length: int, out: int, start: int, stop: int) -> tuple[int, int]:
+    """Which rows of ``length``, half-open, ``bilinear_window`` reads for ``start``..``stop``."""
+    if length == out:
+        return start, stop
+    y, y_next, _ = _bilinear_taps(length, out, start, stop)
+    return int(y[0]), int(y_next[-1]) + 1
 
 
 def _bilinear_taps(

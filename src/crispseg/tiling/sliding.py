@@ -46,6 +46,33 @@ def run_tiles(
 ) -> None:
     """Run ``predict`` on the selected tiles of a plan and merge what comes back.
 
+    What ``tile_steps`` does, to the end.
+    """
+    steps = tile_steps(
+        plan,
+        predict,
+        merger,
+        selected=selected,
+        keep=keep,
+        batch_size=batch_size,
+        on_tile=on_tile,
+    )
+    for _ in steps:
+        pass
+
+
+def tile_steps(
+    plan: TilePlan,
+    predict: Callable[[Sequence[Box]], Sequence[Values]],
+    merger: Merger,
+    *,
+    selected: Sequence[bool],
+    keep: Callable[[Box], Values] | None = None,
+    batch_size: int = 1,
+    on_tile: Callable[[Box], None] | None = None,
+) -> Iterator[int]:
+    """Run the tiles of a plan batch by batch, so that several plans can go on in turn.
+
     A tile that is not selected contributes ``keep(box)`` with its usual weight, exactly as if the
     network had returned that; with ``keep=None`` it contributes nothing. The result does not
     depend on the order of ``plan.tiles`` nor on ``batch_size`` as long as ``predict`` does not.
@@ -58,6 +85,9 @@ def run_tiles(
         keep: values of a tile that is not run.
         batch_size: most tiles in one call of ``predict``.
         on_tile: called after each selected tile.
+
+    Yields:
+        After each batch: the first row that a later tile may still touch; at last the height.
     """
     # Rows above the topmost tile still to come are final.
     tops = [tile.y0 for tile in plan.tiles] + [plan.size.height]
@@ -75,6 +105,7 @@ def run_tiles(
             if on_tile and selected[indices[0]]:
                 on_tile(box)
         merger.advance(final_row[indices[-1] + 1])
+        yield final_row[indices[-1] + 1]
     merger.finish()
 
 

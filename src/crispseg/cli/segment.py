@@ -1,0 +1,170 @@
+"""``crispseg segment``: parse, check, call the pipeline, print."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from crispseg.cli.options import (
+    DEFAULT_MEGAPIXELS,
+    AsJson,
+    BatchSize,
+    Device,
+    MaxMegapixels,
+    Quiet,
+    check_different,
+    check_outputs,
+    parse_limit,
+    progress_bar,
+)
+from crispseg.io import IMAGE_SUFFIXES, LABEL_SUFFIXES
+from crispseg.models.weights import DEFAULT_SEGMENTER
+from crispseg.types import InputError
+
+if TYPE_CHECKING:
+    from crispseg.segmenters.base import Labels
+
+
+Scales = Annotated[
+    str,
+    typer.Option(
+        help="Sizes to average over, such as 0.75,1,1.25, or a paper's: pspnet, deeplabv3, "
+        "refinenet, cityscapes, cityscapes-test."
+    ),
+]
+TileSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Side of the tiles in pixels; 0 for the whole image at once. Else 1024, or what an "
+        "ONNX file asks for."
+    ),
+]
+
+
+def segment(
+    image: Annotated[Path, typer.Argument(help="Photo; its EXIF orientation is applied.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Class numbers, 8 or 16 bit: .png (with palette), .tif, .npy."
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option(help="Name (see `crispseg models`), weights file or ONNX file.")
+    ] = DEFAULT_SEGMENTER,
+    scales: Scales = "1",
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Average with the mirror image; twice the time.")
+    ] = False,
+    tile_size: TileSize = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="Pixels that tiles share; else a third of a tile.")
+    ] = None,
+    equal: Annotated[
+        bool, typer.Option("--equal", help="Tiles count alike up to their borders (the papers).")
+    ] = False,
+    probabilities: Annotated[
+        Path | None,
+        typer.Option(help="Also write all probabilities: .npy, (classes, height, width) float32."),
+    ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(help="Picture of the photo in its classes' colours, with names.")
+    ] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = 1,
+    max_megapixels: MaxMegapixels = DEFAULT_MEGAPIXELS,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give every pixel of a photo a class."""
+    _check_files(output, probabilities, overlay, (image, Path(model)))
+    max_pixels = parse_limit(max_megapixels)
+
+    from crispseg.pipeline import segment_file  # noqa: PLC0415
+    from crispseg.segmenters.load import load_segmenter  # noqa: PLC0415
+
+    segmenter = load_segmenter(
+        model,
+        tile_size=tile_size,
+        overlap_px=overlap,
+        blend="equal" if equal else None,
+        scales=parse_scales(scales),
+        flip=flip or None,
+        device=device,
+        batch_size=batch_size,
+    )
+    start = time.perf_counter()
+    with progress_bar("segmenting", hidden=quiet) as progress:
+        labels = segment_file(
+            image,
+            output,
+            segmenter=segmenter,
+            probabilities=probabilities,
+            overlay=overlay,
+            progress=progress,
+            max_pixels=max_pixels,
+        )
+    report = describe(labels, segmenter.class_names)
+    report |= {"output": str(output), "model": model, "device": segmenter.network.device}
+    report |= {"seconds": round(time.perf_counter() - start, 2)}
+    if as_json:
+        typer.echo(json.dumps(report))
+    elif not quiet:
+        typer.echo(_sentence(report))
+
+
+def _check_files(
+    output: Path, probabilities: Path | None, overlay: Path | None, inputs: tuple[Path, Path]
+) -> None:
+    outputs = {"--output": output, "--probabilities": probabilities, "--overlay": overlay}
+    suffixes = LABEL_SUFFIXES, (".npy",), IMAGE_SUFFIXES
+    for (option, path), allowed in zip(outputs.items(), suffixes, strict=True):
+        check_outputs({option: path}, allowed)
+    check_different(outputs, inputs)
+
+
+def parse_scales(text: str) -> tuple[float, ...]:
+    """--scales: numbers with commas between, or the name of a paper's set.
+
+    Raises:
+        InputError: neither.
+    """
+    from crispseg.segmenters.base import SCALE_SETS  # noqa: PLC0415
+
+    if text in SCALE_SETS:
+        return SCALE_SETS[text]
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        names = ", ".join(SCALE_SETS)
+        raise InputError(
+            f"--scales must be numbers such as 0.75,1,1.25, or one of {names}; not {text!r}"
+        ) from None
+
+
+def describe(labels: Labels, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """Size, number of classes, and the share of each class that is there, largest first."""
+    counts = np.bincount(labels.ravel(), minlength=len(class_names))
+    order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+    return {
+        "height": labels.shape[0],
+        "width": labels.shape[1],
+        "num_classes": len(class_names),
+        "classes": [{"id": i, "name": class_names[i], "pixels": int(counts[i])} for i in order],
+    }
+
+
+def _sentence(report: dict[str, Any]) -> str:
+    total = report["height"] * report["width"]
+    shares = [f"{c['name']} {100 * c['pixels'] / total:.1f} %" for c in report["classes"][:5]]
+    more = len(report["classes"]) - len(shares)
+    rest = f" and {more} more" if more else ""
+    return (
+        f"{report['output']}: {', '.join(shares)}{rest}; "
+        f"{report['seconds']:.1f} s on {report['device']}"
+    )

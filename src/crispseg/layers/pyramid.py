@@ -18,8 +18,8 @@ class AdaptivePool(nn.Module):
     """Mean or maximum over a grid of ``bins`` x ``bins`` cells that may overlap by a pixel.
 
     Cell i of a side of n pixels is [floor(i n / bins), ceil((i + 1) n / bins)). Where PyTorch's
-    own pooling takes no free size (exports, MPS), the cells are cut out one by one, first along
-    the height, then along the width; results agree but for rounding.
+    own pooling takes no free size (exports, MPS), the cells are rows of a matrix that is computed
+    from the size, first along the height, then along the width; results agree but for rounding.
 
     Args:
         bins: cells along each side.
@@ -40,15 +40,18 @@ class AdaptivePool(nn.Module):
         return F.adaptive_avg_pool2d(x, self.bins)
 
     def _pool_side(self, x: Tensor, dim: int) -> Tensor:
-        """One side of ``x`` -> ``bins``; cells of equal width, so means of means are means."""
-        side = x.shape[dim]
-        pooled = []
-        for i in range(self.bins):
-            start = i * side // self.bins
-            end = ((i + 1) * side + self.bins - 1) // self.bins
-            cell = x[..., start:end, :] if dim == -2 else x[..., start:end]
-            pooled.append(cell.amax(dim) if self.pooling == "max" else cell.mean(dim))
-        return torch.stack(pooled, dim)
+        """One side of ``x`` -> ``bins``; a mean over cells is the mean of means over their rows."""
+        x = x.transpose(dim, -1)
+        side = x.shape[-1]
+        i = torch.arange(self.bins, device=x.device)[:, None]
+        pixel = torch.arange(side, device=x.device)
+        inside = ((pixel + 1) * self.bins > i * side) & (pixel * self.bins < (i + 1) * side)
+        if self.pooling == "max":
+            pooled = torch.where(inside, x[..., None, :], float("-inf")).amax(-1)
+        else:
+            weights = inside.to(x.dtype)
+            pooled = x @ (weights / weights.sum(1, keepdim=True)).T
+        return pooled.transpose(dim, -1)
 
 
 class WindowPool(nn.Module):

@@ -21,9 +21,10 @@ FINEST, GROUPS = 4, 32
 
 
 def _smooth(channels: int, out_channels: int) -> nn.Sequential:
+    """3x3 convolution, norm in the paper's 32 groups, of four channels at least, ReLU."""
     return nn.Sequential(
         nn.Conv2d(channels, out_channels, 3, padding=1, bias=False),
-        nn.GroupNorm(min(GROUPS, out_channels), out_channels),
+        nn.GroupNorm(min(GROUPS, out_channels // 4), out_channels),
         nn.ReLU(inplace=True),
     )
 
@@ -39,8 +40,8 @@ class FPN(SegmentationModule):
     Args:
         trunk: a ``Trunk`` with a stage of stride 4; of the stages of one stride, the deepest.
         num_classes: number of classes.
-        channels: of the pyramid; a multiple of 32 or less than that.
-        branch_channels: of every level where they are merged; a multiple of 32 or less.
+        channels: of the pyramid; a multiple of 4, above 128 of 32.
+        branch_channels: of every level where they are merged; likewise.
         merge: "sum" or "concat".
         lateral_norm: BatchNorm after the lateral convolutions, for a trunk whose stages are of
             different scales (EfficientNetLite); the papers have none.

@@ -61,6 +61,10 @@ def segment(
     flip: Annotated[
         bool, typer.Option("--flip", help="Average with the mirror image; twice the time.")
     ] = False,
+    output_stride: Annotated[
+        int | None,
+        typer.Option(help="Run DeepLabv3 at this output stride: 8 is finer than 16, and slower."),
+    ] = None,
     tile_size: TileSize = None,
     overlap: Annotated[
         int | None, typer.Option(help="Pixels that tiles share; else a third of a tile.")
@@ -95,6 +99,7 @@ def segment(
         blend="equal" if equal else None,
         scales=parse_scales(scales),
         flip=flip or None,
+        output_stride=output_stride,
         device=device,
         batch_size=batch_size,
     )

@@ -56,6 +56,14 @@ class SegmentationModule(nn.Module):
         """(N, 3, H, W) -> logits of every class at the size of the image."""
         raise NotImplementedError
 
+    def set_output_stride(self, output_stride: int) -> None:
+        """Run at another output stride with the same weights, where a network can.
+
+        Raises:
+            ValueError: not such a stride, or a network whose layers belong to one stride.
+        """
+        raise ValueError(f"{type(self).__name__} runs at the output stride it was trained at only")
+
 
 class ClassHead(nn.Sequential):
     """3x3 convolution, norm, ReLU, dropout, 1x1 convolution to class logits.

@@ -24,6 +24,7 @@ def load_segmenter(
     blend: Literal["smooth", "equal"] | None = None,
     scales: tuple[float, ...] | None = None,
     flip: bool | None = None,
+    output_stride: int | None = None,
     device: str = "auto",
     batch_size: int = 1,
 ) -> NetworkSegmenter:
@@ -39,6 +40,8 @@ def load_segmenter(
         blend: "smooth" (else) or "equal".
         scales: sizes relative to the image's own, to average over.
         flip: average with the mirror image.
+        output_stride: run the network at this one instead of its own: 8 is finer than 16, and
+            slower (DeepLabv3 only).
         device: "auto", "cpu", "cuda", "cuda:N" or "mps"; ONNX files run on the CPU.
         batch_size: most tiles in one network call.
 
@@ -59,20 +62,27 @@ def load_segmenter(
     if model == DEFAULT_SEGMENTER and model not in KNOWN and not Path(model).exists():
         raise InputError("no segmentation model is part of this package yet; give --model FILE")
     if Path(model).suffix.lower() == ".onnx":
+        if output_stride:
+            raise InputError("the output stride of an ONNX file is fixed; leave output_stride out")
         segmenter = from_onnx(model, inference=inference)
         way = replace(segmenter.inference, **changes)
         return NetworkSegmenter(segmenter.network, way, batch_size=batch_size)
     way = replace(inference or Inference(), **changes)
-    return NetworkSegmenter(_from_weights(model, device), way, batch_size=batch_size)
+    return NetworkSegmenter(_from_weights(model, output_stride, device), way, batch_size=batch_size)
 
 
-def _from_weights(model: str | Path, device: str) -> ModuleNetwork:
+def _from_weights(model: str | Path, output_stride: int | None, device: str) -> ModuleNetwork:
     loaded = load_model(model)
     if not isinstance(loaded.module, SegmentationModule):
         raise InputError(
             f"{loaded.source} is for {loaded.architecture}, which refines masks and names no "
             "classes; it is for `crispseg refine` and load_refiner"
         )
+    if output_stride:
+        try:
+            loaded.module.set_output_stride(output_stride)
+        except ValueError as error:
+            raise InputError(f"output_stride = {output_stride}: {error}") from None
     names, colours = read_classes(loaded.metadata, loaded.source)
     return ModuleNetwork(
         loaded.module,

@@ -59,11 +59,8 @@ class Segmenting:
         name, stride = self.config.model, self.config.output_stride
         module = build_segmentation(name, self.dataset.num_classes)
         if stride:
-            change = getattr(module, "set_output_stride", None)
-            if change is None:
-                raise InputError(f"output_stride: that of {name} cannot be changed; leave it out")
             try:
-                change(stride)
+                module.set_output_stride(stride)
             except ValueError as error:
                 raise InputError(f"output_stride = {stride}: {error}") from None
         return module

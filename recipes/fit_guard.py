@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from crispseg.evaluation.cases import Case, find_cases
 from crispseg.io import read_image, read_mask
-from crispseg.metrics.boundary import boundary_band, intersection_over_union
+from crispseg.metrics.bands import boundary_band
+from crispseg.metrics.boundary import intersection_over_union
 from crispseg.metrics.calibration import CalibrationBins
 from crispseg.models.weights import LoadedModel, load_model, save_weights
 from crispseg.refiners.cascade import CascadeRefiner

@@ -22,7 +22,7 @@ from crispseg.evaluation.cases import find_cases
 from crispseg.evaluation.run import measure
 from crispseg.evaluation.scores import summarise
 from crispseg.io import read_mask
-from crispseg.metrics.boundary import boundary_band
+from crispseg.metrics.bands import boundary_band
 from crispseg.metrics.calibration import CalibrationBins
 from crispseg.refiners.cascade import CascadeRefiner
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crispseg.metrics.bands import count_bands
 from crispseg.metrics.boundary import (
-    accuracy_in_band,
-    boundary_band,
     boundary_iou,
     boundary_radii,
     intersection_and_union,
@@ -105,15 +104,12 @@ def score_masks(masks: Sequence[NDArray[np.bool_]], truth: NDArray[np.bool_]) ->
     height, width = truth.shape
     released = boundary_radii(height, width, "released")
     paper = boundary_radii(height, width, "paper")
-    shares: dict[int, list[float]] = {}  # radius -> of each mask
-    for radius in {*released, *paper}:
-        band = boundary_band(truth, radius)
-        shares[radius] = [accuracy_in_band(mask, truth, band) for mask in masks]
+    shares = count_bands(masks, truth, [*released, *paper]).shares()
     return [
         Scores(
             iou=intersection / union if union else 1.0,
-            mba_released=float(np.mean([shares[radius][i] for radius in released])),
-            mba_paper=float(np.mean([shares[radius][i] for radius in paper])),
+            mba_released=float(np.mean(shares[i, : len(released)])),
+            mba_paper=float(np.mean(shares[i, len(released) :])),
             boundary_iou=boundary_iou(masks[i], truth),
             intersection=intersection,
             union=union,

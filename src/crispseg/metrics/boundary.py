@@ -7,11 +7,12 @@ the image, so that its mBA is NaN: leave it out of means (``numpy.nanmean``).
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crispseg.metrics.bands import count_bands
 from crispseg.types import InputError
 
 Mask = NDArray[np.bool_]
@@ -63,8 +64,8 @@ def boundary_radii(height: int, width: int, radii: Radii = "released") -> list[i
 def mean_boundary_accuracy(mask: Mask, truth: Mask, radii: Radii = "released") -> float:
     """Share of right pixels near edges: mBA of CascadePSP (Cheng et al., CVPR 2020, section 4.1).
 
-    For each of five radii (``boundary_radii``), the share of right pixels in the truth's
-    ``boundary_band``; the mean of the five shares.
+    For each of five radii (``boundary_radii``), the share of right pixels in the truth's band
+    (``bands.boundary_band``); the mean of the five shares.
 
     Args:
         mask: (H, W) bool.
@@ -80,56 +81,37 @@ def mean_boundary_accuracy(mask: Mask, truth: Mask, radii: Radii = "released") -
     """
     _check(mask, truth)
     height, width = truth.shape
-    sizes = boundary_radii(height, width, radii)
-    shares = {r: accuracy_in_band(mask, truth, boundary_band(truth, r)) for r in set(sizes)}
-    return float(np.mean([shares[radius] for radius in sizes]))
+    counts = count_bands([mask], truth, boundary_radii(height, width, radii))
+    return float(np.mean(counts.shares()[0]))
 
 
-def accuracy_in_band(mask: Mask, truth: Mask, band: Mask) -> float:
-    """Share of right pixels among those of a band; NaN if it has none. All three (H, W) bool."""
-    pixels = int(np.count_nonzero(band))
-    return int(np.count_nonzero((mask == truth) & band)) / pixels if pixels else math.nan
+def mean_boundary_accuracy_of_labels(
+    labels: NDArray[Any], truth: NDArray[Any], radii: Radii = "released", *, ignore_index: int = 255
+) -> float:
+    """MBA of label maps, as CascadePSP's released code has it for scenes.
 
-
-def boundary_band(truth: Mask, radius: int) -> Mask:
-    """The pixels within whose elliptic element of 2 r + 1 both values of the truth occur.
-
-    This is where OpenCV's morphological gradient with ``MORPH_ELLIPSE`` is not 0. What lies
-    outside the image does not count.
+    Each band is the union of the bands of all classes but void; void pixels then count neither as
+    right nor as wrong. A class that ends at void has an edge there.
 
     Args:
-        truth: (H, W) bool.
-        radius: 1 or more, in pixels.
+        labels: (H, W) integers.
+        truth: (H, W) integers.
+        radii: as in ``mean_boundary_accuracy``.
+        ignore_index: void in the truth. (In ADE20K's files, and in the released code, it is 0.)
+
+    Returns:
+        In [0, 1]; NaN if a band has no pixel that counts: one class only, or all void.
+
+    Raises:
+        InputError: not two integer arrays of one shape.
     """
-    across = np.zeros_like(truth)  # pixels with a neighbour of the other value
-    for axis in (0, 1):
-        change = np.diff(truth, axis=axis)
-        before, after = (np.moveaxis(across, axis, 0)[part] for part in (np.s_[:-1], np.s_[1:]))
-        before |= np.moveaxis(change, axis, 0)
-        after |= np.moveaxis(change, axis, 0)
-    # The nearest pixel of the other value always lies at the edge: a staircase towards it stays
-    # within the element, whose rows become no longer away from the middle.
-    return (truth & _near(across & ~truth, radius)) | (~truth & _near(across & truth, radius))
-
-
-def _near(points: Mask, radius: int) -> Mask:
-    """Dilation by OpenCV's ellipse; quick where few pixels are set, as along edges.
-
-    Each point covers one run of pixels in each row of the element. Where runs begin 1 is added,
-    behind their ends it is taken away; their number at a pixel is the sum from the left.
-    """
-    height, width = points.shape
-    runs = np.zeros((height + 2 * radius, width + 2 * radius + 1), np.int32)
-    flat, stride = runs.reshape(-1), runs.shape[1]
-    y, x = np.nonzero(points)
-    centres = y * stride + x + radius
-    for row in range(2 * radius + 1):
-        above = radius * radius - (row - radius) ** 2
-        reach = round(radius * math.sqrt(above * (1 / radius**2)))  # OpenCV's arithmetic
-        flat[centres + row * stride - reach] += 1  # each index once: the points differ
-        flat[centres + row * stride + reach + 1] -= 1
-    runs = runs[radius : radius + height]
-    return np.asarray(np.cumsum(runs, axis=1, out=runs)[:, radius : radius + width] > 0)
+    for values in (labels, truth):
+        if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+            raise InputError(f"label maps must be (H, W) integers, not {values.dtype}")
+    height, width = truth.shape
+    sizes = boundary_radii(height, width, radii)
+    counts = count_bands([labels], truth, sizes, void=ignore_index)
+    return float(np.mean(counts.shares()[0]))
 
 
 def boundary_iou(mask: Mask, truth: Mask) -> float:

@@ -99,9 +99,10 @@ def count_bands(
     for mask in masks:
         if mask.shape != truth.shape:
             raise InputError(f"the mask is {mask.shape} but the truth is {truth.shape}")
-    pixels = np.zeros(len(radii), np.int64)
-    right = np.zeros((len(masks), len(radii)), np.int64)
-    for rows, columns, bands in find_bands(truth, radii):
+    each, place = np.unique(radii, return_inverse=True)
+    pixels = np.zeros(len(each), np.int64)
+    right = np.zeros((len(masks), len(each)), np.int64)
+    for rows, columns, bands in find_bands(truth, each.tolist()):
         part = truth[rows, columns]
         if void is not None:
             np.bitwise_and(bands, _pack(np.not_equal(part, void), bands.shape[2]), out=bands)
@@ -109,7 +110,7 @@ def count_bands(
         for number, mask in enumerate(masks):
             wrong = _pack(_differ(mask[rows, columns], part), bands.shape[2])
             right[number] -= _count(bands & wrong)
-    return BandCounts(pixels, right + pixels)
+    return BandCounts(pixels[place], (right + pixels)[:, place])
 
 
 def find_bands(truth: NDArray[Any], radii: Sequence[int]) -> Iterator[Strip]:
@@ -207,17 +208,17 @@ class _Shifts:
 
     def __init__(self, bits: Bits, side: int) -> None:
         self.side = side
-        self.moved = [bits]
-        for shift in range(1, 8):
-            moved = bits >> np.uint8(shift)
-            moved[:, 1:] |= bits[:, :-1] << np.uint8(8 - shift)
-            self.moved.append(moved)
+        self.moved = {0: bits}
 
     def by(self, pixels: int) -> Bits:
         """Moved to the right, or to the left where negative."""
         whole, rest = divmod(pixels, 8)
+        bits = self.moved[0]
+        if rest not in self.moved:
+            self.moved[rest] = bits >> np.uint8(rest)
+            self.moved[rest][:, 1:] |= bits[:, :-1] << np.uint8(8 - rest)
         begin = self.side - whole
-        return self.moved[rest][:, begin : begin + self.moved[rest].shape[1] - 2 * self.side]
+        return self.moved[rest][:, begin : begin + bits.shape[1] - 2 * self.side]
 
 
 def _cut(bits: Bits, y0: int, y1: int, first: int, last: int, margin: int) -> Bits:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from crispseg.types import InputError
 
 BLOCK_PIXELS = 1 << 18  # so that the block's pairs stay in the processor's cache
+LEAST_RUN = 8  # pixels on average; below, runs are not worth finding
 
 
 class ConfusionMatrix:
@@ -52,11 +53,32 @@ class ConfusionMatrix:
         """
         _check_pair(prediction, truth)
         predicted, true = prediction.reshape(-1), truth.reshape(-1)
+        if prediction.dtype == np.uint8 == truth.dtype:
+            self.counts += self._keep_classes(_count_bytes(predicted, true))
+            return
         found = np.zeros(self.num_classes**2, np.int64)
         for start in range(0, true.size, BLOCK_PIXELS):
             block = slice(start, start + BLOCK_PIXELS)
             found += self._count(predicted[block], true[block])
         self.counts += found.reshape(self.counts.shape)
+
+    def _keep_classes(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(256, 256) pairs of any values without those of void; an error if others are left."""
+        if 0 <= self.ignore_index <= 255:
+            pairs[self.ignore_index] = 0
+        for name, counts in (("truth", pairs.sum(axis=1)), ("prediction", pairs.sum(axis=0))):
+            if len(wrong := np.flatnonzero(counts[self.num_classes :])):
+                raise self._no_class(name, self.num_classes + int(wrong[-1]))
+        kept = np.zeros_like(self.counts)
+        inside = min(self.num_classes, 256)
+        kept[:inside, :inside] = pairs[:inside, :inside]
+        return kept
+
+    def _no_class(self, name: str, label: int) -> InputError:
+        return InputError(
+            f"the {name} holds label {label}, but there are {self.num_classes} classes "
+            f"(0..{self.num_classes - 1}) and void is {self.ignore_index}"
+        )
 
     def _count(self, prediction: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.int64]:
         """Pairs of a block, coded as truth * num_classes + prediction."""
@@ -68,11 +90,7 @@ class ConfusionMatrix:
         for name, labels in (("truth", truth), ("prediction", prediction)):
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= self.num_classes:
-                wrong = low if low < 0 else high
-                raise InputError(
-                    f"the {name} holds label {wrong}, but there are {self.num_classes} classes "
-                    f"(0..{self.num_classes - 1}) and void is {self.ignore_index}"
-                )
+                raise self._no_class(name, low if low < 0 else high)
         pairs = truth.astype(np.int64) * self.num_classes + prediction
         return np.bincount(pairs, minlength=self.num_classes**2)
 
@@ -127,6 +145,23 @@ def sum_of(matrices: Sequence[ConfusionMatrix]) -> ConfusionMatrix:
     for matrix in rest:
         total = total + matrix
     return total
+
+
+def _count_bytes(prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """(256, 256) numbers of (truth, prediction): whole runs of equal pairs at once, if there are."""
+    found = np.zeros(1 << 16, np.int64)
+    for start in range(0, truth.size, BLOCK_PIXELS):
+        block = slice(start, start + BLOCK_PIXELS)
+        pairs = truth[block].astype(np.uint16)
+        pairs <<= 8
+        pairs |= prediction[block]
+        ends = np.flatnonzero(pairs[1:] != pairs[:-1])
+        if len(ends) > pairs.size // LEAST_RUN:
+            found += np.bincount(pairs, minlength=found.size)
+            continue
+        ends = np.append(ends, pairs.size - 1)
+        np.add.at(found, pairs[ends], np.diff(ends, prepend=-1))
+    return found.reshape(256, 256)
 
 
 def _check_pair(prediction: NDArray[Any], truth: NDArray[Any]) -> None:

@@ -32,11 +32,11 @@ MAY_IMPORT = {
     "preview": {"types"},
     "metrics": {"types"},
     "pipeline": {"types", "io", "models", "refiners", "segmenters", "tiling", "preview"},
-    "evaluation": {"__init__", "types", "io", "metrics", "preview", "refiners"},
+    "evaluation": {"__init__", "types", "io", "data", "metrics", "preview", "refiners"},
     "__init__": {"types", "pipeline", "refiners", "segmenters"},
     "cli": {
         *("__init__", "types", "io", "models", "refiners", "train", "preview", "pipeline"),
-        *("evaluation", "segmenters"),
+        *("evaluation", "segmenters", "data"),
     },
 }
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -141,7 +141,8 @@ def test_a_model_refines_and_a_sheet_shows_it(work, model, capsys) -> None:
     assert report["settings"]["architecture"] == "cascadepsp-lite"
     assert report["settings"]["tile_size"] == 128
     assert len(report["settings"]["model_sha256"]) == 64
-    assert sorted(os.listdir("out")) == ["refined", "results.json", "rows.jsonl", "sheet.png"]
+    made = ["images.csv", "refined", "results.json", "rows.jsonl", "sheet.png"]
+    assert sorted(os.listdir("out")) == made
     with Image.open("out/sheet.png") as sheet:
         assert sheet.width <= 2400
     # What was written is what was measured.

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from crispseg.cli import evaluate_options as opts
+from crispseg.cli.evaluate_labels import LabelTask
+from crispseg.cli.evaluate_options import WORST
+from crispseg.cli.evaluate_results import (
+    Outputs,
+    differences_of,
+    print_results,
+    read_results,
+    write_outputs,
+)
+from crispseg.cli.evaluate_results import as_json as to_json
 from crispseg.cli.options import Device, Fast, Guard, Mode, ModeOption, TileSize, progress_bar
 from crispseg.io import IMAGE_SUFFIXES, check_output, write_image
 from crispseg.types import InputError
@@ -21,80 +30,48 @@ if TYPE_CHECKING:
     from crispseg.evaluation.scores import Row
     from crispseg.refiners.cascade import CascadeRefiner
 
-WORST = 10
-TITLES = {
-    "iou": "IoU, mean over images",
-    "iou_of_all_pixels": "IoU of all pixels together",
-    "mba_released": "mBA, radii of the released code",
-    "mba_paper": "mBA, radii of the paper",
-    "boundary_iou": "Boundary IoU",
-}
-
 
 def evaluate(
-    images: Annotated[Path, typer.Argument(help="Folder of photos.")],
-    coarse: Annotated[
-        Path | None, typer.Argument(help="Folder of rough masks; IMAGES if left out.")
-    ] = None,
-    truth: Annotated[
-        Path | None, typer.Argument(help="Folder of true masks; IMAGES if left out.")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Name (see `crispseg models`) or weights file; else cascadepsp-lite."),
-    ] = None,
-    refined: Annotated[
-        Path | None,
-        typer.Option(help="Measure the masks of this folder instead of refining with a model."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Folder for results.json and refined masks; the same command again goes on there.",
-        ),
-    ] = None,
-    sheet: Annotated[
-        Path | None, typer.Option(help="Picture of the best, the median and the worst image.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many images by name.")
-    ] = None,
-    skip_bad: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad",
-            help="Leave out images without partners, of unequal size or unreadable; name them.",
-        ),
-    ] = False,
+    images: opts.Images = None,
+    coarse: opts.Coarse = None,
+    truth: opts.Truth = None,
+    model: opts.Model = None,
+    refined: opts.Refined = None,
+    dataset: opts.DatasetName = None,
+    root: opts.Root = None,
+    split: opts.Split = "val",
+    labels: opts.Labels = None,
+    classes: opts.Classes = None,
+    predictions: opts.Predictions = None,
+    refiner: opts.Refiner = None,
+    output: opts.Output = None,
+    sheet: opts.Sheet = None,
+    report: opts.Page = None,
+    pictures: opts.Pictures = 60,
+    against: opts.Against = None,
+    latex: opts.Latex = None,
+    layout: opts.Layout = None,
+    also: opts.Also = None,
+    title: opts.Title = "crispseg evaluation",
+    limit: opts.Limit = None,
+    skip_bad: opts.SkipBad = False,
     fast: Fast = False,
     tile_size: TileSize = 900,
     mode: ModeOption = Mode.default,
     guard: Guard = True,
     device: Device = "auto",
-    all_rows: Annotated[
-        bool, typer.Option("--all", help=f"Print every image, not only the worst {WORST}.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object instead of the table.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, no notes; the table only.")
-    ] = False,
+    all_rows: opts.AllRows = False,
+    as_json: opts.PrintJson = False,
+    quiet: opts.TableOnly = False,
 ) -> None:
-    """Measure how much refinement helps, where the truth is known.
+    """Measure masks, label maps, refiners and segmenters, where the truth is known.
 
     Files belong together by name: a.jpg, a.png, a.png in three folders, or a_im.jpg, a_seg.png,
-    a_gt.png in one. Prints IoU, mean boundary accuracy (mBA) and Boundary IoU, before and after.
+    a_gt.png in one. Prints IoU, mean boundary accuracy (mBA) and Boundary IoU, before and after;
+    of label maps (--dataset, --labels) IoU and accuracy of every class.
     """
-    if (coarse is None) != (truth is None):
-        raise InputError("give one folder, or three: IMAGES COARSE TRUTH")
-    if refined and (model or fast or mode != Mode.default):
-        raise InputError("--refined measures masks that are there: no --model, --fast or --mode")
-    folders = {"image": images, "coarse": coarse or images, "truth": truth or images}
-    if refined:
-        folders["refined"] = refined
+    outputs = Outputs(title, report, pictures, latex, layout, also or (), against)
+    outputs.check()
     options = {
         "tile_size": tile_size,
         "mode": mode.value,
@@ -102,15 +79,46 @@ def evaluate(
         "device": device,
         "guard": guard,
     }
-    cases, skips = _cases(folders, limit, skip_bad=skip_bad)
-    _check_outputs(output, sheet, folders, cases)
-    refiner = None if refined else _load(model, options)
-    report, rows = _run(folders, cases, skips, refiner, output, skip_bad=skip_bad, quiet=quiet)
-    if sheet:
-        from crispseg.evaluation.run import choose, draw  # noqa: PLC0415
+    shown: dict[str, str] = {}
+    if dataset or labels:
+        task = LabelTask(dataset, root, split, labels, classes, images, predictions)
+        task.check(used=(coarse, truth, refined, sheet), skip_bad=skip_bad)
+        found, shown = task.run(model, refiner, options, output, limit, outputs, quiet=quiet)
+    elif images is None:
+        raise InputError("say what to measure: IMAGES, --dataset or --labels; --help tells how")
+    elif images.suffix.lower() == ".json":
+        found = read_results(images)
+    else:
+        if refined and (model or fast or mode != Mode.default):
+            raise InputError("--refined measures masks as they are: no --model, --fast or --mode")
+        folders = _folders(images, coarse, truth, refined)
+        cases, skips = _cases(folders, limit, skip_bad=skip_bad)
+        _check_outputs(output, sheet, folders, cases)
+        network = None if refined else _load(model, options)
+        found, rows = _run(folders, cases, skips, network, output, skip_bad=skip_bad, quiet=quiet)
+        if sheet:
+            from crispseg.evaluation.run import choose, draw  # noqa: PLC0415
 
-        write_image(sheet, draw(choose(rows), cases, refiner, output))
-    typer.echo(json.dumps(report) if as_json else _table(rows, report["summary"], all_rows))
+            write_image(sheet, draw(choose(rows), cases, network, output))
+        if report:
+            from crispseg.evaluation.run import outlined  # noqa: PLC0415
+
+            shown = outlined(rows, cases, output, pictures)
+    differences, heading = differences_of(found, outputs)
+    write_outputs(found, outputs, differences, heading, shown)
+    if as_json:
+        typer.echo(to_json(found, differences))
+    else:
+        typer.echo(print_results(found, differences, heading, all_rows=all_rows))
+
+
+def _folders(
+    images: Path, coarse: Path | None, truth: Path | None, refined: Path | None
+) -> dict[str, Path]:
+    if (coarse is None) != (truth is None):
+        raise InputError("give one folder, or three: IMAGES COARSE TRUTH")
+    folders = {"image": images, "coarse": coarse or images, "truth": truth or images}
+    return folders | ({"refined": refined} if refined else {})
 
 
 def _load(model: str | None, options: Mapping[str, Any]) -> CascadeRefiner:
@@ -143,7 +151,11 @@ def _run(
     inputs = {role: str(folder) for role, folder in folders.items()}
     report = run.report(rows, skips, settings, inputs)
     if output:
+        from crispseg.evaluation.journal import write_text  # noqa: PLC0415
+        from crispseg.evaluation.tables import images_csv  # noqa: PLC0415
+
         run.write_report(output, report)
+        write_text(output / "images.csv", images_csv(report))
     return report, rows
 
 
@@ -241,54 +253,3 @@ def _note_skips(skips: Sequence[Skip]) -> None:
         print(f"skipped {skip.name}: {' '.join(skip.reason.split())}", file=sys.stderr)
     if len(skips) > WORST:
         print(f"skipped {len(skips) - WORST} more; --json names all", file=sys.stderr)
-
-
-def _table(rows: Sequence[Row], summary: Mapping[str, Any], all_rows: bool) -> str:
-    return "\n".join([*_image_lines(rows, all_rows), "", *_summary_lines(summary)])
-
-
-def _image_lines(rows: Sequence[Row], all_rows: bool) -> list[str]:
-    shown = sorted(rows, key=lambda row: (row.iou_change, row.name))
-    if not all_rows:
-        shown = shown[:WORST]
-    width = min(40, max(len("image"), *(len(row.name) for row in shown)))
-    what = f"worst {len(shown)} of {len(rows)}" if len(shown) < len(rows) else f"{len(rows)}"
-    lines = [
-        f"{what} images by change of IoU, in %: before, after",
-        f"{'image':<{width}}{'IoU':>15}{'change':>8}{'mBA released':>15}{'mBA paper':>15}"
-        f"{'Boundary IoU':>15}",
-    ]
-    for row in shown:
-        name = row.name if len(row.name) <= width else row.name[: width - 3] + "..."
-        before, after = row.before, row.after
-        lines.append(
-            f"{name:<{width}}{_pair(before.iou, after.iou)}{100 * row.iou_change:>+8.2f}"
-            f"{_pair(before.mba_released, after.mba_released)}"
-            f"{_pair(before.mba_paper, after.mba_paper)}"
-            f"{_pair(before.boundary_iou, after.boundary_iou)}"
-        )
-    return lines
-
-
-def _summary_lines(summary: Mapping[str, Any]) -> list[str]:
-    images = summary["images"]
-    lines = [f"{f'all {images} images, in %':<34}{'before':>8}{'after':>8}{'change':>9}"]
-    for key, title in TITLES.items():
-        before, after = (_percent(summary[when][key]) for when in ("before", "after"))
-        change = summary["change"][key]
-        text = "-" if change is None else f"{100 * change:+.2f}"
-        lines.append(f"{title:<34}{before:>8}{after:>8}{text:>9}")
-    worse = summary["worse"]
-    first = f": {', '.join(worse[:5])}{', ...' if len(worse) > 5 else ''}" if worse else ""
-    lines.append(f"made worse by more than 1 IoU point: {len(worse)} of {images}{first}")
-    if edgeless := summary["truths_without_edge"]:
-        lines.append(f"mBA leaves out {edgeless} whose truth is empty or full")
-    return lines
-
-
-def _pair(before: float, after: float) -> str:
-    return f"{_percent(before):>8}{_percent(after):>7}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None or math.isnan(share) else f"{100 * share:.2f}"

@@ -16,6 +16,7 @@ from crispseg import __version__
 from crispseg.evaluation.cases import Case, Skip
 from crispseg.evaluation.journal import Journal, Settings, write_text
 from crispseg.evaluation.scores import Row, score_masks, summarise
+from crispseg.evaluation.thumbnails import data_url, outline_masks
 from crispseg.io import read_image, read_mask, write_mask
 from crispseg.preview import Comparison, render_comparisons
 from crispseg.types import InputError, Mask
@@ -100,10 +101,12 @@ def report(
     """Everything about an evaluation, as JSON can hold it.
 
     Returns:
-        inputs: role -> folder; settings: see ``settings_of``; summary: see ``scores.summarise``;
-        rows: see ``scores.Row``, shares from 0 to 1; skipped: name and reason of each.
+        kind "masks"; inputs: role -> folder; settings: see ``settings_of``; summary: see
+        ``scores.summarise``; rows: see ``scores.Row``, shares from 0 to 1; skipped: name and
+        reason of each.
     """
     return {
+        "kind": "masks",
         "inputs": dict(inputs),
         "settings": dict(settings),
         "summary": summarise(rows),
@@ -191,6 +194,26 @@ def draw(
             yield Comparison(title, read_image(case.image), before, after, read_mask(case.truth))
 
     return render_comparisons(comparisons())
+
+
+def outlined(
+    rows: Sequence[Row], cases: Sequence[Case], output: Path | None, most: int
+) -> dict[str, str]:
+    """Small pictures of the worst rows, name -> data URL; none where no refined mask is a file.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    by_name = {case.name: case for case in cases}
+    found = {}
+    for row in sorted(rows, key=lambda row: (row.iou_change, row.name))[:most]:
+        case = by_name[row.name]
+        refined = case.refined or (refined_path(output, case) if output else None)
+        if refined and refined.is_file():
+            paths = (case.truth, case.coarse, refined)
+            masks = [read_mask(path) > 0.5 for path in paths]
+            found[row.name] = data_url(outline_masks(read_image(case.image), masks))
+    return found
 
 
 def caption(row: Row) -> str:

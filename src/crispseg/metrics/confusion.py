@@ -148,7 +148,7 @@ def sum_of(matrices: Sequence[ConfusionMatrix]) -> ConfusionMatrix:
 
 
 def _count_bytes(prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """(256, 256) numbers of (truth, prediction): whole runs of equal pairs at once, if there are."""
+    """(256, 256) numbers of (truth, prediction); runs of equal pairs at once, if there are."""
     found = np.zeros(1 << 16, np.int64)
     for start in range(0, truth.size, BLOCK_PIXELS):
         block = slice(start, start + BLOCK_PIXELS)

@@ -27,11 +27,14 @@ class Labelled:
         name: unique in its data set; usually the file's stem.
         read_image: gives (H, W, 3) RGB, uint8 or uint16.
         read_labels: gives (H, W) uint8 or uint16: class numbers and ``Dataset.ignore_index``.
+        read_instances: gives (H, W) integers, a number for every object and 0 elsewhere; None if
+            the data set tells no objects apart.
     """
 
     name: str
     read_image: Callable[[], Image]
     read_labels: Callable[[], Labels]
+    read_instances: Callable[[], Labels] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,9 @@ class Dataset:
         colours: RGB of each class, as its authors paint it.
         items: the images.
         ignore_index: label of void pixels.
+        categories: a name for each class, of the category it belongs to; empty if there are none.
+        average_sizes: class -> mean pixels of its objects, by which iIoU weights them.
+        has_images: whether images can be read; label maps alone may be measured.
     """
 
     name: str
@@ -51,6 +57,9 @@ class Dataset:
     colours: tuple[Colour, ...]
     items: Sequence[Labelled] = field(repr=False)
     ignore_index: int = VOID
+    categories: tuple[str, ...] = ()
+    average_sizes: Mapping[int, float] = field(default_factory=dict)
+    has_images: bool = True
 
     @property
     def num_classes(self) -> int:
@@ -152,12 +161,7 @@ def pairs_of(images: Path, labels: Path, suffix: str = "") -> list[tuple[str, Pa
     Raises:
         InputError: an image without label map; none at all; two label maps for one image.
     """
-    found: dict[str, Path] = {}
-    for path in sorted(labels.iterdir()):
-        if path.suffix.lower() in SUFFIXES:
-            if path.stem in found:
-                raise InputError(f"{labels} holds two label maps of {path.stem!r}; keep one")
-            found[path.stem] = path
+    found = find_by_name(labels)
     pairs = []
     for path in sorted(images.iterdir()):
         if path.suffix.lower() in SUFFIXES:
@@ -167,6 +171,23 @@ def pairs_of(images: Path, labels: Path, suffix: str = "") -> list[tuple[str, Pa
     if not pairs:
         raise InputError(f"{images} holds no images")
     return pairs
+
+
+def find_by_name(folder: Path) -> dict[str, Path]:
+    """Stem -> label map of a folder.
+
+    Raises:
+        InputError: no such folder, or two label maps for one image.
+    """
+    if not folder.is_dir():
+        raise InputError(f"no such folder of label maps: {folder}")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES:
+            if path.stem in found:
+                raise InputError(f"{folder} holds two label maps of {path.stem!r}; keep one")
+            found[path.stem] = path
+    return found
 
 
 def wrong_tree(spec: DatasetSpec, root: Path, missing: str) -> InputError:

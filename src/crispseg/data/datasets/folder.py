@@ -10,6 +10,7 @@ from crispseg.data.datasets.base import (
     Colour,
     Dataset,
     DatasetSpec,
+    find_by_name,
     labelled_files,
     pairs_of,
     wrong_tree,
@@ -58,16 +59,58 @@ def open_split(
     return Dataset(SPEC.name, tuple(class_names), tuple(colours), items)
 
 
+def open_label_maps(labels: Path, classes: str, images: Path | None = None) -> Dataset:
+    """A folder of true label maps, to measure others against, with or without images.
+
+    Args:
+        labels: folder of label maps: 0, 1, ... and 255 = void.
+        classes: how many, or a file like ``classes.txt``.
+        images: folder of images with the same stems.
+
+    Raises:
+        InputError: no such folder, no label maps, no sensible classes, or an image is missing.
+    """
+    if classes.isdecimal():
+        names = [f"class {number}" for number in range(int(classes))]
+        colours = [default_colour(number) for number in range(len(names))]
+    else:
+        names, colours = read_class_file(Path(classes))
+    if not 1 <= len(names) <= MOST_CLASSES:
+        raise InputError(f"1 to {MOST_CLASSES} classes, not {len(names)}")
+    numbers = {i: i for i in range(len(names))} | {VOID: VOID}
+    found = find_by_name(labels)
+    photos = find_by_name(images) if images else found
+    if missing := sorted(found.keys() - photos.keys()):
+        raise InputError(f"{images} has no image named {missing[0]}, as {labels} has")
+    items = [labelled_files(name, photos[name], found[name], numbers) for name in sorted(found)]
+    if not items:
+        raise InputError(f"{labels} holds no label maps")
+    return Dataset(
+        str(labels.name), tuple(names), tuple(colours), items, has_images=images is not None
+    )
+
+
 def read_classes(root: Path) -> tuple[list[str], list[Colour]]:
     """Names and colours of ``classes.txt``.
 
     Raises:
         InputError: no such file, empty, or a name twice.
     """
+    if not (root / NAMES).is_file():
+        raise wrong_tree(SPEC, root, NAMES)
+    return read_class_file(root / NAMES)
+
+
+def read_class_file(path: Path) -> tuple[list[str], list[Colour]]:
+    """Names and colours of a file with a class a line.
+
+    Raises:
+        InputError: it cannot be read, is empty, or has a name twice.
+    """
     try:
-        lines = (root / NAMES).read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise wrong_tree(SPEC, root, NAMES) from None
+        raise InputError(f"cannot read {path}, a text file with a class a line") from None
     names: list[str] = []
     colours: list[Colour] = []
     for line in filter(None, map(str.strip, lines)):
@@ -78,7 +121,7 @@ def read_classes(root: Path) -> tuple[list[str], list[Colour]]:
         colour = (int(red), int(green), int(blue)) if is_colour else default_colour(number)
         colours.append(colour)
     if len(set(names)) < len(names) or not names:
-        raise InputError(f"{root / NAMES} must name every class once, a line each")
+        raise InputError(f"{path} must name every class once, a line each")
     return names, colours
 
 

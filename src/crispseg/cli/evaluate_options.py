@@ -1,0 +1,97 @@
+"""Options of ``crispseg evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crispseg.evaluation.tables import LAYOUTS
+
+WORST = 10
+
+Images = Annotated[
+    Path | None, typer.Argument(help="Folder of photos; or a results.json made before.")
+]
+Coarse = Annotated[Path | None, typer.Argument(help="Folder of rough masks; IMAGES if left out.")]
+Truth = Annotated[Path | None, typer.Argument(help="Folder of true masks; IMAGES if left out.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Name (see `crispseg models`) or weights file of the refiner, else cascadepsp-lite; "
+        "with --dataset of the segmenter."
+    ),
+]
+Refined = Annotated[
+    Path | None,
+    typer.Option(help="Measure the masks of this folder instead of refining with a model."),
+]
+DatasetName = Annotated[
+    str | None, typer.Option(help="Measure label maps on a data set (see `crispseg datasets`).")
+]
+Root = Annotated[Path | None, typer.Option(help="Folder of the data set.")]
+Split = Annotated[str, typer.Option(help="Split of the data set.")]
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="Measure label maps against those of this folder; needs --classes."),
+]
+Classes = Annotated[
+    str | None, typer.Option(help="Number of classes, or a text file with a name a line.")
+]
+Predictions = Annotated[
+    Path | None, typer.Option(help="Folder of label maps, named like the images.")
+]
+Refiner = Annotated[
+    str | None,
+    typer.Option(help="Refine the object of label maps of 0 and 1; name or weights file."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Folder for results.json, tables and the masks or label maps that are made; "
+        "with masks, the same command again goes on there.",
+    ),
+]
+Sheet = Annotated[
+    Path | None, typer.Option(help="Picture of the best, the median and the worst image.")
+]
+Page = Annotated[
+    Path | None,
+    typer.Option("--report", help="One HTML file: rows to sort, pictures, curves, bars."),
+]
+Pictures = Annotated[
+    int, typer.Option(min=0, help="Most pictures in the report: those of the worst images.")
+]
+Against = Annotated[
+    Path | None,
+    typer.Option(help="Another results.json: intervals and a paired test of the difference."),
+]
+Latex = Annotated[Path | None, typer.Option(help="LaTeX table of these results and --also.")]
+Layout = Annotated[
+    str | None, typer.Option(help=f"Of the LaTeX table: {', '.join(LAYOUTS)}; else by results.")
+]
+Also = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TITLE=FILE", help="Another results.json in the LaTeX table; repeat."),
+]
+Title = Annotated[str, typer.Option(help="What these results are called in table and report.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many images by name.")]
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad",
+        help="Leave out images without partners, of unequal size or unreadable; name them.",
+    ),
+]
+AllRows = Annotated[
+    bool, typer.Option("--all", help=f"Print every image, not only the worst {WORST}.")
+]
+PrintJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object instead of the table.")
+]
+TableOnly = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress, no notes; the table only.")
+]

@@ -1,0 +1,220 @@
+"""`crispseg evaluate` on label maps, its tables, its comparison and its report."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import accuracy_score, jaccard_score
+
+from crispseg.cli import main as cli
+
+NAMES = ["b</script>ird", "cat", "dog", "elk"]
+CLASSES = ["ground", "tree", "sky"]
+BROWSERS = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome", "chrome")
+
+
+def maps(number: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(number)
+    truth = np.kron(rng.integers(0, 3, (4, 5)), np.ones((10, 12), int)).astype(np.uint8)
+    prediction = np.roll(truth, number, axis=1)
+    truth[:, :3] = 255
+    return prediction, truth
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set in the folder layout, and two folders of predictions."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data/val/images", "data/val/labels", "good", "bad"):
+        Path(folder).mkdir(parents=True)
+    Path("data/classes.txt").write_text("\n".join(CLASSES), encoding="utf-8")
+    names = [name.replace("/", "-") for name in NAMES]
+    for i, name in enumerate(names):
+        prediction, truth = maps(i)
+        photo = np.random.default_rng(i).integers(0, 255, (*truth.shape, 3), dtype=np.uint8)
+        Image.fromarray(photo).save(f"data/val/images/{name}.jpg")
+        Image.fromarray(truth).save(f"data/val/labels/{name}.png")
+        Image.fromarray(prediction).save(f"good/{name}.png")
+        Image.fromarray(np.roll(prediction, 4, 0)).save(f"bad/{name}.png")
+    return tmp_path
+
+
+def measure(*arguments: str, predictions: str = "good") -> int:
+    place = ["--dataset", "folder", "--root", "data", "--predictions", predictions]
+    return cli.run(["evaluate", *place, "--quiet", *arguments])
+
+
+def test_figures_equal_scikit_learn(work, capsys) -> None:
+    assert measure("--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    pairs = [maps(i) for i in range(4)]
+    p, t = (np.concatenate([pair[k].ravel() for pair in pairs]) for k in (0, 1))
+    p, t = p[t != 255], t[t != 255]
+    iou = jaccard_score(t, p, average=None)
+    summary = report["summary"]
+    assert summary["mean_iou"] == pytest.approx(iou.mean(), abs=1e-12)
+    assert summary["pixel_accuracy"] == pytest.approx(accuracy_score(t, p), abs=1e-12)
+    assert summary["iou_of_all_pixels"] == pytest.approx(
+        jaccard_score(t, p, average="micro"), abs=1e-12
+    )
+    assert [one["name"] for one in summary["classes"]] == CLASSES
+    np.testing.assert_allclose([one["iou"] for one in summary["classes"]], iou, 0, 1e-12)
+    assert np.sum(report["confusion"]) == len(t)
+    assert [row["name"] for row in report["rows"]] == sorted(
+        name.replace("/", "-") for name in NAMES
+    )
+
+
+def test_the_table_names_classes_and_the_worst_images(work, capsys) -> None:
+    assert measure() == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^sky +\d+\.\d\d +\d+\.\d\d", out, re.MULTILINE)
+    assert "worst 4 of 4 images" in out
+    assert re.search(r"^mean IoU of the classes +\d+\.\d\d$", out, re.MULTILINE)
+
+
+def test_label_maps_alone_are_enough(work, capsys) -> None:
+    place = ["--labels", "data/val/labels", "--predictions", "good", "--quiet", "--json"]
+    assert measure("--json") == 0
+    with_images = json.loads(capsys.readouterr().out)
+    for classes in ("3", "data/classes.txt"):
+        assert cli.run(["evaluate", *place, "--classes", classes]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["rows"] == with_images["rows"]
+    assert cli.run(["evaluate", *place, "--classes", "3", "--report", "grey.html"]) == 0
+    assert "data:image/jpeg" in Path("grey.html").read_text(encoding="utf-8")
+
+
+def test_results_tables_and_comparison(work, capsys) -> None:
+    assert measure("-o", "one", predictions="bad") == 0
+    assert measure("-o", "two", "--latex", "t.tex", "--also", "worse & old=one", "--title",
+                   "ours", "--layout", "magnet-4") == 0  # fmt: skip
+    lines = Path("t.tex").read_text(encoding="utf-8").splitlines()
+    assert lines[2] == r"Model & mIoU (\%) & Memory (MB) & Time (s) \\"
+    assert lines[4].startswith("ours & ")
+    assert lines[5].startswith(r"worse \& old & ")
+    with Path("two/images.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    results = json.loads(Path("two/results.json").read_text(encoding="utf-8"))
+    assert [float(r["mean_iou"]) for r in rows] == [r["mean_iou"] for r in results["rows"]]
+    capsys.readouterr()
+    assert cli.run(["evaluate", "two/results.json", "--against", "one", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["comparison"]["mean_iou"]
+    one = json.loads(Path("one/results.json").read_text(encoding="utf-8"))
+    assert found["first"] == pytest.approx(one["summary"]["mean_iou"], abs=1e-12)
+    assert found["second"] == pytest.approx(results["summary"]["mean_iou"], abs=1e-12)
+    assert found["low"] <= found["second"] - found["first"] <= found["high"]
+    assert found["p_value"] == 2 / 16  # all four images are better: 2 of 16 ways are as extreme
+    assert cli.run(["evaluate", "two/results.json", "--against", "one"]) == 0
+    assert "95 % interval" in capsys.readouterr().out
+
+
+class Page(html.parser.HTMLParser):
+    """What is in a page: places of its data, references that leave it, tags left open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+        self.data, self._in_data = "", False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        values = dict(attrs)
+        self.outside += [v for k, v in attrs if k in ("src", "href") and v]
+        self._in_data = values.get("id") == "data"
+        if tag not in ("meta", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+        self._in_data = False
+
+    def handle_data(self, data) -> None:
+        self.data += data if self._in_data else ""
+
+
+def test_the_report_is_one_whole_file(work, capsys) -> None:
+    assert measure("-o", "one", predictions="bad") == 0
+    assert measure("--report", "r.html", "--against", "one", "--pictures", "3") == 0
+    page = Page(Path("r.html").read_text(encoding="utf-8"))
+    assert page.open == []
+    assert page.outside == []  # pictures are data, scripts and styles within
+    data = json.loads(page.data)
+    assert {row[0] for row in data["rows"]} == {name.replace("/", "-") for name in NAMES}
+    assert sum(bool(row[1]) for row in data["rows"]) == 3
+    assert [item["name"] for item in data["bars"][0]["items"]] != []
+    assert data["tests"]["lines"]
+
+
+SORT = """
+<pre id="answer"></pre><script>
+const all = query => [...document.querySelectorAll(query)];
+const cells = i => all("#rows tbody tr").map(row => row.cells[i].textContent);
+const answers = [cells(2)];
+all("#rows thead button")[1].click(); answers.push(cells(2));
+all("#rows thead button")[0].click(); answers.push(cells(0));
+const filter = document.getElementById("filter"); filter.value = "CA";
+filter.dispatchEvent(new Event("input"));
+answers.push([document.getElementById("count").textContent]);
+answers.push([...document.images].map(i => i.naturalWidth > 0));
+answers.push([all("path.curve").length, all("rect.bar").length]);
+document.getElementById("answer").textContent = JSON.stringify(answers);
+</script></body>"""
+
+
+def test_the_report_sorts_in_a_browser(work, tmp_path) -> None:
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    assert measure("--report", "r.html") == 0
+    text = Path("r.html").read_text(encoding="utf-8").replace("</body>", SORT)
+    Path("probe.html").write_text(text, encoding="utf-8")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000"]
+    done = subprocess.run(
+        [*command, (tmp_path / "probe.html").as_uri()],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    answer = html.unescape(re.search(r'<pre id="answer">(.*?)</pre>', done.stdout).group(1))
+    first, turned, by_name, count, pictures, shapes = json.loads(answer)
+    worst_first = sorted(first, key=float)
+    assert first == worst_first
+    assert len(set(first)) > 2
+    assert turned == worst_first[::-1]
+    assert by_name == sorted(name.replace("/", "-") for name in NAMES)
+    assert count == ["1 of 4 images"]
+    assert pictures == [True]
+    assert shapes == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "folder"], "--dataset needs --root"),
+        (["--dataset", "folder", "--root", "data", "--labels", "x"], "not both"),
+        (["--labels", "data/val/labels", "--predictions", "good"], "--labels needs --classes"),
+        (["--dataset", "folder", "--root", "data"], "give --model"),
+        ([], "say what to measure"),
+        (["--dataset", "folder", "--root", "data", "--predictions", "no"], "no such folder"),
+        (["data/classes.json"], "cannot read"),
+        (["--labels", "good", "--predictions", "good", "--classes", "2"], "holds label 2"),
+        (["--report", "x.txt", "data"], "must end in .html"),
+        (["--also", "x", "data"], "TITLE=FILE"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, work, capsys) -> None:
+    assert cli.run(["evaluate", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from crispseg.models.deeplabv3 import deeplabv3_torchvision, from_torchvision_names
+from crispseg.models.deeplabv3 import deeplabv3_torchvision
+from crispseg.models.published import from_torchvision
 
 segmentation = pytest.importorskip("torchvision.models.segmentation")
 
@@ -31,12 +32,12 @@ def test_same_logits(depth: int) -> None:
     torch.manual_seed(0)
     theirs = published(depth, 7).eval()
     ours = deeplabv3_torchvision(depth, 7)
-    ours.load_state_dict(from_torchvision_names(theirs.state_dict()))
+    ours.load_state_dict(from_torchvision(theirs.state_dict()))
     ours.eval()
     x = torch.randn(1, 3, 75, 94)
     with torch.no_grad():
         expected, output = theirs(x), ours(x)
-        aux = ours.aux(ours.trunk(x)[-2])
+        aux = ours.aux_head(ours.trunk(x)[-2])
     assert expected["out"].std() > 0.3
     torch.testing.assert_close(output.logits, expected["out"], rtol=1e-4, atol=1e-4)
     assert output.aux is None
@@ -50,7 +51,7 @@ def test_same_losses_in_training() -> None:
     torch.manual_seed(0)
     theirs = published(50, 3)
     ours = deeplabv3_torchvision(50, 3)
-    ours.load_state_dict(from_torchvision_names(theirs.state_dict()))
+    ours.load_state_dict(from_torchvision(theirs.state_dict()))
     for net in (theirs, ours):
         net.double().train()
         for layer in net.modules():

@@ -5,7 +5,7 @@ Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation (2017
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -159,15 +159,15 @@ class DeepLabV3(SegmentationModule):
         kaiming(self.head)
         self.classifier = nn.Conv2d(self.head.out_channels, num_classes, 1)
         initialise_head(self.classifier)
-        self.aux: nn.Sequential | None = None
+        self.aux_head: nn.Sequential | None = None
         if auxiliary:
-            self.aux = nn.Sequential(
+            self.aux_head = nn.Sequential(
                 *conv_norm_relu(before, before // 4, 3),
                 nn.Dropout(0.1),
                 nn.Conv2d(before // 4, num_classes, 1),
             )
-            kaiming(self.aux[:3])
-            initialise_head(self.aux[-1])
+            kaiming(self.aux_head[:3])
+            initialise_head(self.aux_head[-1])
         set_norm_momentum(self, norm_momentum)
 
     @property
@@ -200,9 +200,9 @@ class DeepLabV3(SegmentationModule):
         size = (image.shape[-2], image.shape[-1])
         logits = self.classifier(self.head(deepest))
         logits = resize(logits, size, align_corners=self.align_corners)[..., :height, :width]
-        if self.aux is None or not self.training:
+        if self.aux_head is None or not self.training:
             return ClassLogits(logits)
-        aux = resize(self.aux(before), size, align_corners=self.align_corners)
+        aux = resize(self.aux_head(before), size, align_corners=self.align_corners)
         return ClassLogits(logits, aux[..., :height, :width])
 
 
@@ -216,26 +216,3 @@ def deeplabv3_torchvision(depth: int, num_classes: int) -> DeepLabV3:
         align_corners=False,
         pad=False,
     )
-
-
-# torchvision's parameter names -> ours, first match; the trunk's are the same below the prefix.
-TORCHVISION_NAMES = {
-    "backbone.": "trunk.",
-    "classifier.0.convs.4.1.": "head.aspp.pooled.0.",
-    "classifier.0.convs.4.2.": "head.aspp.pooled.1.",
-    "classifier.0.convs.": "head.aspp.branches.",
-    "classifier.0.project.": "head.aspp.project.",
-    "classifier.1.": "head.extra.0.",
-    "classifier.2.": "head.extra.1.",
-    "classifier.4.": "classifier.",
-    "aux_classifier.": "aux.",
-}
-
-
-def from_torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of torchvision's ``deeplabv3_resnet*`` with our parameter names."""
-    renamed = {}
-    for key, value in state.items():
-        old = next((old for old in TORCHVISION_NAMES if key.startswith(old)), "")
-        renamed[TORCHVISION_NAMES.get(old, "") + key[len(old) :]] = value
-    return renamed

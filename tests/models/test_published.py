@@ -10,11 +10,13 @@ import itertools
 
 import pytest
 import torch
+from lively import lively
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crispseg.models.build import SEGMENTATION_BUILDERS
-from crispseg.models.published import from_drsleep, from_semseg_trunk, recognise
+from crispseg.models.pspnet import PSPNet
+from crispseg.models.published import from_drsleep, from_semseg, from_semseg_trunk, recognise
 from crispseg.models.refinenet import LIGHT_WEIGHT, RefineNet, RefineOptions
 from crispseg.models.resnet import ResNet
 
@@ -133,15 +135,61 @@ def fits(architecture: str, num_classes: int, state: State) -> None:
 
 
 @pytest.mark.parametrize("depth", [50, 101])
-def test_torchvisions_files_are_recognised(depth: int) -> None:
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("deeplabv3", "deeplabv3-torchvision"), ("fcn", "fcn")]
+)
+def test_torchvisions_files_are_recognised(theirs: str, ours: str, depth: int) -> None:
     segmentation = pytest.importorskip("torchvision.models.segmentation")
-    build = getattr(segmentation, f"deeplabv3_resnet{depth}")
+    build = getattr(segmentation, f"{theirs}_resnet{depth}")
     with torch.device("meta"):
-        theirs = build(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
-    found = recognise(theirs.state_dict())
+        state = build(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
+    found = recognise(state.state_dict())
     assert found is not None
-    assert found.architecture == f"deeplabv3-torchvision-resnet{depth}"
+    assert found.architecture == f"{ours}-resnet{depth}"
     fits(found.architecture, 21, found.state)
+
+
+def semseg_names(state: State) -> State:
+    """Our PSPNet's tensors as semseg has them, part by part."""
+    theirs = {}
+    for name, value in state.items():
+        first, second, rest = name.split(".", 2)
+        if first == "trunk":
+            scope = {"conv1": "layer0", "bn1": "layer0.7"}.get(second, second)
+            theirs[f"{scope}.{rest}"] = value
+        elif first == "pyramid":
+            theirs[f"ppm.features.{rest}"] = value
+        else:
+            theirs[f"{'cls' if first == 'head' else 'aux'}.{second}.{rest}"] = value
+    return theirs
+
+
+def test_semsegs_file() -> None:
+    """Its head reads (features, branches); a network with that order must say the same."""
+    torch.manual_seed(0)
+    trunk = ResNet(18, output_stride=8, first_dilation="stage", deep_stem=True)
+    net = lively(PSPNet(trunk, CLASSES, head_channels=8)).double()
+    theirs = semseg_names(net.state_dict())
+    assert {"layer0.7.running_var", "layer3.0.conv2.weight", "ppm.features.3.2.bias"} <= set(theirs)
+    image = torch.randn(1, 3, 57, 73, dtype=torch.float64)
+    with torch.no_grad():
+        *_, deep = net.trunk(image)
+        branches = net.pyramid(deep)[:, :512]
+        hidden = F.conv2d(torch.cat([deep, branches], 1), theirs["cls.0.weight"], padding=1)
+        expected = nn.Sequential(*list(net.head)[1:])(hidden)
+        expected = F.interpolate(expected, (57, 73), mode="bilinear", align_corners=True)
+        net.load_state_dict(from_semseg(theirs))
+        torch.testing.assert_close(net(image).logits, expected)
+
+
+@pytest.mark.parametrize("depth", [50, 101])
+def test_semsegs_files_are_recognised(depth: int) -> None:
+    with torch.device("meta"):
+        state = SEGMENTATION_BUILDERS[f"pspnet-resnet{depth}"](19).state_dict()
+    found = recognise(semseg_names(state))
+    assert found is not None
+    assert found[:2] == (f"pspnet-resnet{depth}", 19)
+    fits(found.architecture, 19, found.state)
 
 
 class SemsegStem(nn.Module):

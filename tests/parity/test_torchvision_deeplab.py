@@ -22,7 +22,7 @@ def published(depth: int, num_classes: int) -> nn.Module:
                 layer.momentum = None  # the mean over all passes: one
                 layer.weight.uniform_(0.8, 1.2)
                 layer.bias.uniform_(-0.2, 0.2)
-        net.train()(torch.randn(2, 3, 65, 65))
+        net.train()(torch.randn(2, 3, 33, 33))
         net.classifier[-1].weight.normal_(0, 0.1)
     return net
 
@@ -34,14 +34,14 @@ def test_same_logits(depth: int) -> None:
     ours = deeplabv3_torchvision(depth, 7)
     ours.load_state_dict(from_torchvision(theirs.state_dict()))
     ours.eval()
-    x = torch.randn(1, 3, 75, 94)
+    x = torch.randn(1, 3, 43, 62)
     with torch.no_grad():
         expected, output = theirs(x), ours(x)
         aux = ours.aux_head(ours.trunk(x)[-2])
     assert expected["out"].std() > 0.3
     torch.testing.assert_close(output.logits, expected["out"], rtol=1e-4, atol=1e-4)
     assert output.aux is None
-    size = dict(size=(75, 94), mode="bilinear", align_corners=False)
+    size = dict(size=(43, 62), mode="bilinear", align_corners=False)
     aux = nn.functional.interpolate(aux, **size)
     torch.testing.assert_close(aux, expected["aux"], rtol=1e-4, atol=1e-4)
 
@@ -57,7 +57,7 @@ def test_same_losses_in_training() -> None:
         for layer in net.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0
-    x = torch.randn(2, 3, 40, 48, dtype=torch.float64)
+    x = torch.randn(2, 3, 24, 32, dtype=torch.float64)
     with torch.no_grad():
         expected, output = theirs(x), ours(x)
     torch.testing.assert_close(output.logits, expected["out"])

@@ -15,7 +15,12 @@ from crispseg.layers.aspp import ASPP
 from crispseg.layers.blocks import conv_norm_relu, pad_to_multiple, resize
 from crispseg.layers.norm import set_norm_momentum
 from crispseg.models.resnet import Bottleneck, ResNet, kaiming, set_grid
-from crispseg.models.segmentation import ClassLogits, SegmentationModule, initialise_head
+from crispseg.models.segmentation import (
+    ClassHead,
+    ClassLogits,
+    SegmentationModule,
+    initialise_head,
+)
 
 Form = Literal["aspp", "cascade"]
 
@@ -159,15 +164,9 @@ class DeepLabV3(SegmentationModule):
         kaiming(self.head)
         self.classifier = nn.Conv2d(self.head.out_channels, num_classes, 1)
         initialise_head(self.classifier)
-        self.aux_head: nn.Sequential | None = None
-        if auxiliary:
-            self.aux_head = nn.Sequential(
-                *conv_norm_relu(before, before // 4, 3),
-                nn.Dropout(0.1),
-                nn.Conv2d(before // 4, num_classes, 1),
-            )
-            kaiming(self.aux_head[:3])
-            initialise_head(self.aux_head[-1])
+        self.aux_head = (
+            ClassHead(before, num_classes, dropout=nn.Dropout(0.1)) if auxiliary else None
+        )
         set_norm_momentum(self, norm_momentum)
 
     @property

@@ -9,13 +9,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from crispseg.layers.norm import freeze_norms
 from crispseg.train.config import TrainConfig
 from crispseg.train.distributed import Group
 from crispseg.train.refining import Refining
 from crispseg.train.schedule import rate
 from crispseg.train.segmenting import Segmenting
 from crispseg.train.task import Task, step_seed
-from crispseg.train.trunk import freeze_norms, start_from, start_trunk
+from crispseg.train.trunk import start_from, start_trunk
 from crispseg.types import CrispsegError, InputError
 
 ALONE = Group()

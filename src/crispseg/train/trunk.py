@@ -49,13 +49,6 @@ def start_from(config: TrainConfig, module: nn.Module) -> None:
         ) from None
 
 
-def freeze_norms(module: nn.Module) -> None:
-    """Keep BatchNorm as it is, statistics and parameters (DeepLabv3, section 4.1, stage two)."""
-    for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.eval().requires_grad_(False)
-
-
 def load_torchvision(trunk: ResNet, path: Path) -> None:
     """Fill a ResNet from a classifier's state dict; input channels beyond RGB get zero weights.
 

@@ -7,6 +7,7 @@ names alone, and must be what ours does with the converted ones.
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from crispseg.models.pspnet import PSPNet
 from crispseg.models.published import from_drsleep, from_semseg, from_semseg_trunk, recognise
 from crispseg.models.refinenet import LIGHT_WEIGHT, RefineNet, RefineOptions
 from crispseg.models.resnet import ResNet
+from crispseg.models.weights import load_model
 
 State = dict[str, Tensor]
 WIDTH, CLASSES = 6, 3
@@ -224,3 +226,19 @@ def test_others_are_not_recognised() -> None:
     assert recognise({}) is None
     assert recognise(bottlenecks(50)) is None
     assert recognise({"classifier.4.bias": torch.zeros(3)}) is None
+
+
+def test_a_published_file_loads_as_it_is(tmp_path: Path) -> None:
+    shapes = drsleep_decoder(True, (2048, 1024, 512, 256), 256)
+    shapes |= {name: tuple(value.shape) for name, value in bottlenecks(50).items()}
+    # One value each, seen as many: the file stays small.
+    state = {name: torch.tensor(0.5).expand(shape) for name, shape in shapes.items()}
+    state["clf_conv.bias"] = torch.tensor([1.0, 2.0, 3.0])
+    counters = {name: torch.tensor(0) for name in state if name.endswith("num_batches_tracked")}
+    path = tmp_path / "rf_lw50.pth.tar"
+    torch.save(state | counters, path)
+    loaded = load_model(path)
+    assert loaded.architecture == "lwrefinenet-resnet50"
+    assert loaded.metadata["num_classes"] == "3"
+    assert loaded.mean == (0.485, 0.456, 0.406)
+    assert torch.equal(loaded.module.classifier.bias, state["clf_conv.bias"])

@@ -169,9 +169,9 @@ def load_model(name_or_file: str | Path) -> LoadedModel:
 
     Files: safetensors written by ``save_weights``; a PyTorch state dict, plain, under "state_dict"
     or "model", with or without the "module." prefix of DataParallel; the published CascadePSP
-    file. A file that does not say its network is recognised by the names of its tensors and gets
-    the preprocessing of the known model of that network. Loading is strict, and runs no code that
-    a file might carry.
+    file; published segmentation networks (``crispseg.models.published``). A file that does not say
+    its network is recognised by the names of its tensors and gets the preprocessing of the known
+    model of that network. Loading is strict, and runs no code that a file might carry.
 
     Raises:
         InputError: unknown name, model not downloaded yet, or a file that does not fit.
@@ -182,7 +182,9 @@ def load_model(name_or_file: str | Path) -> LoadedModel:
         known(str(name_or_file))
     state, metadata = read_state(path)
     if spec is None and "architecture" not in metadata:
-        spec = _nearest(state, path)
+        state, found = _published(state)
+        metadata = found | metadata
+        spec = None if found else _nearest(state, path)
     # What the file says of itself goes before what is known of it.
     about = metadata
     if spec:
@@ -191,6 +193,21 @@ def load_model(name_or_file: str | Path) -> LoadedModel:
     mean, std = (_triple(about, key, path) for key in ("mean", "std"))
     module = _fill(about, state, path)
     return LoadedModel(module, mean, std, about["architecture"], str(path), metadata)
+
+
+def _published(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors under our names and what a published segmentation file is of; else no word of it."""
+    from crispseg.models.published import recognise  # noqa: PLC0415
+
+    found = recognise(state)
+    if found is None:
+        return state, {}
+    return found.state, {
+        "architecture": found.architecture,
+        "num_classes": str(found.num_classes),
+        "mean": json.dumps(IMAGENET_MEAN),
+        "std": json.dumps(IMAGENET_STD),
+    }
 
 
 def _here(spec: WeightSpec) -> Path:

@@ -14,6 +14,7 @@ COMMANDS = [
     "segment",
     "demo",
     "evaluate",
+    "datasets",
     "models",
     "models download",
     "train",

@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from crispseg import __version__
 from crispseg.cli import models
+from crispseg.cli.datasets import datasets
 from crispseg.cli.demo import demo
 from crispseg.cli.doctor import doctor
 from crispseg.cli.evaluate import evaluate
@@ -54,6 +55,7 @@ app.command()(refine)
 app.command()(segment)
 app.command()(demo)
 app.command()(evaluate)
+app.command()(datasets)
 app.add_typer(models.app, name="models")
 app.command()(train)
 app.command()(doctor)

@@ -174,7 +174,7 @@ def pairs_of(images: Path, labels: Path, suffix: str = "") -> list[tuple[str, Pa
 
 
 def find_by_name(folder: Path) -> dict[str, Path]:
-    """Stem -> label map of a folder.
+    """Name -> label map of a folder and those below it; names as ``Labelled`` has them.
 
     Raises:
         InputError: no such folder, or two label maps for one image.
@@ -182,11 +182,12 @@ def find_by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"no such folder of label maps: {folder}")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SUFFIXES:
-            if path.stem in found:
-                raise InputError(f"{folder} holds two label maps of {path.stem!r}; keep one")
-            found[path.stem] = path
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if name in found:
+                raise InputError(f"{folder} holds two label maps of {name!r}; keep one")
+            found[name] = path
     return found
 
 

@@ -33,5 +33,6 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 def best_format(module: nn.Module) -> torch.memory_format:
     """The faster layout: depthwise convolutions want channels last on a CPU (half the time)."""
-    depthwise = any(getattr(layer, "groups", 1) > 1 for layer in module.modules())
+    convolutions = (layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
+    depthwise = any(layer.groups > 1 for layer in convolutions)
     return torch.channels_last if depthwise else torch.contiguous_format

@@ -15,6 +15,7 @@ COMMANDS = [
     "demo",
     "evaluate",
     "datasets",
+    "reproduce",
     "models",
     "models download",
     "train",

@@ -218,3 +218,52 @@ def test_bad_input_is_one_line(arguments, message, work, capsys) -> None:
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert message in err
+
+
+class Zero:
+    """A segmenter that sees ground everywhere."""
+
+    num_classes = 3
+
+    def segment(self, image: np.ndarray) -> np.ndarray:
+        return np.zeros(image.shape[:2], np.uint8)
+
+
+def test_a_segmenter_runs_on_a_data_set(work, monkeypatch, capsys) -> None:
+    import crispseg.segmenters.load
+
+    monkeypatch.setattr(crispseg.segmenters.load, "load_segmenter", lambda *_, **__: Zero())
+    command = ["evaluate", "--dataset", "folder", "--root", "data", "--model", "x", "--quiet"]
+    assert cli.run([*command, "-o", "out", "--json", "--report", "r.html"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["settings"]["peak_memory_mb"] > 10
+    assert made["summary"]["classes"][0]["accuracy"] == 1
+    assert sum(row["seconds"] for row in made["rows"]) > 0
+    assert measure("--json", predictions="out/labels") == 0  # what it wrote gives the same
+    given = json.loads(capsys.readouterr().out)
+    assert given["confusion"] == made["confusion"]
+    monkeypatch.setattr(Zero, "num_classes", 4)
+    assert cli.run(command) == 2
+    assert "x knows 4 classes, folder has 3" in capsys.readouterr().err
+
+
+def test_objects_are_refined(work, monkeypatch, capsys) -> None:
+    import crispseg.pipeline
+
+    class Eraser:
+        def refine(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+            assert mask.dtype == bool
+            return np.zeros(mask.shape, np.float32)
+
+    monkeypatch.setattr(crispseg.pipeline, "load_refiner", lambda *_, **__: Eraser())
+    for name in ("good", "data/val/labels"):
+        for path in Path(name).iterdir():
+            pixels = np.array(Image.open(path))
+            Image.fromarray(np.where(pixels == 2, 1, pixels).astype(np.uint8)).save(path)
+    Path("data/classes.txt").write_text("ground\nobject", encoding="utf-8")
+    assert measure("--json", "--refiner", "x") == 0
+    classes = json.loads(capsys.readouterr().out)["summary"]["classes"]
+    assert [one["accuracy"] for one in classes] == [1, 0]
+    Path("data/classes.txt").write_text("ground\nobject\nother", encoding="utf-8")
+    assert measure("--refiner", "x") == 2
+    assert "--refiner refines one object" in capsys.readouterr().err

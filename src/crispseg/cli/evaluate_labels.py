@@ -76,7 +76,11 @@ class LabelTask:
         )
         if refiner:
             predict = _refined(predict, refiner, options, dataset)
-        keep = _keeper(output) if output and (refiner or not self.predictions) else None
+        keep = (
+            _keeper(output, dataset.colours)
+            if output and (refiner or not self.predictions)
+            else None
+        )
         with progress_bar("evaluating", hidden=quiet) as progress:
             scores = scoring.evaluate_labels(
                 dataset,
@@ -161,14 +165,11 @@ def from_folder(folder: Path, dataset: Dataset) -> Predict:
 
 
 def _segmenter(model: str | None, device: str, dataset: Dataset) -> Predict:
-    import crispseg  # noqa: PLC0415
-
     if model is None:
         raise InputError("give --model, a segmenter, or --predictions, a folder of label maps")
-    load: Callable[..., Any] | None = getattr(crispseg, "load_segmenter", None)
-    if load is None:
-        raise InputError("this version has no segmenters; give --predictions")
-    segmenter = load(model, device=device)
+    from crispseg.segmenters.load import load_segmenter  # noqa: PLC0415
+
+    segmenter = load_segmenter(model, device=device)
     if segmenter.num_classes != dataset.num_classes:
         raise InputError(
             f"{model} knows {segmenter.num_classes} classes, {dataset.name} has "
@@ -196,13 +197,15 @@ def _refined(predict: Predict, name: str, options: Mapping[str, Any], dataset: D
     return refine
 
 
-def _keeper(output: Path) -> Callable[[Labelled, NDArray[Any]], None]:
-    from crispseg.io.encode import write_array  # noqa: PLC0415
+def _keeper(
+    output: Path, colours: Sequence[tuple[int, int, int]]
+) -> Callable[[Labelled, NDArray[Any]], None]:
+    from crispseg.io import write_labels  # noqa: PLC0415
 
     def keep(item: Labelled, labels: NDArray[Any]) -> None:
         path = output / MADE / f"{item.name}.png"
         _make(path.parent)
-        write_array(path, labels)
+        write_labels(path, labels, colours)
 
     return keep
 

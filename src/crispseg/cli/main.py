@@ -19,6 +19,7 @@ from crispseg.cli.demo import demo
 from crispseg.cli.doctor import doctor
 from crispseg.cli.evaluate import evaluate
 from crispseg.cli.refine import refine
+from crispseg.cli.reproduce import reproduce
 from crispseg.cli.segment import segment
 from crispseg.cli.train import train
 from crispseg.types import CrispsegError
@@ -56,6 +57,7 @@ app.command()(segment)
 app.command()(demo)
 app.command()(evaluate)
 app.command()(datasets)
+app.command()(reproduce)
 app.add_typer(models.app, name="models")
 app.command()(train)
 app.command()(doctor)

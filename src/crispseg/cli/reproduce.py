@@ -1,0 +1,105 @@
+"""``crispseg reproduce``: the papers' tables; runs what is here, says what is missing."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from crispseg.cli.options import AsJson
+from crispseg.types import InputError
+
+if TYPE_CHECKING:
+    from crispseg.evaluation.papers import Line, Table
+
+
+def reproduce(
+    table: Annotated[
+        str | None, typer.Argument(help="Name of a table; all are listed without.")
+    ] = None,
+    data: Annotated[
+        Path, typer.Option(help="Folder of data sets, each in a folder of its name.")
+    ] = Path("data"),
+    weights: Annotated[Path, typer.Option(help="Folder of weights files.")] = Path("weights"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what is here and what is missing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a table of the papers again, as far as data and weights are here."""
+    from crispseg.evaluation.papers import load_tables, plan  # noqa: PLC0415
+    from crispseg.models.weights import KNOWN, local_file  # noqa: PLC0415
+
+    tables = load_tables()
+    if table is None:
+        for one in tables.values():
+            typer.echo(f"{one.name:<26}{one.title}")
+        return
+    if table not in tables:
+        raise InputError(f"unknown table {table!r}; crispseg reproduce lists them")
+    chosen = tables[table]
+    known = {name: local_file(spec) for name, spec in KNOWN.items()}
+    lines = plan(chosen, data, weights, known)
+    measured = {line.name: _measure(line, chosen) for line in lines if line.command and not check}
+    if as_json:
+        typer.echo(json.dumps(_report(chosen, lines, measured)))
+    else:
+        typer.echo("\n".join(_text(chosen, lines, measured)))
+
+
+def _measure(line: Line, table: Table) -> list[float | None]:
+    from crispseg.cli.main import app  # noqa: PLC0415
+    from crispseg.evaluation.papers import figure  # noqa: PLC0415
+
+    out = StringIO()
+    with redirect_stdout(out):
+        command = typer.main.get_command(app)
+        command.main([*line.command, "--json", "--quiet"], standalone_mode=False)
+    summary = json.loads(out.getvalue())["summary"]
+    return [figure(summary, column) for column in table.columns]
+
+
+def _report(
+    table: Table, lines: list[Line], measured: dict[str, list[float | None]]
+) -> dict[str, Any]:
+    rows = [
+        {
+            "name": line.name,
+            "published": list(line.published),
+            "measured": measured.get(line.name),
+            "command": shlex.join(["crispseg", *line.command]) if line.command else None,
+            "missing": list(line.missing),
+        }
+        for line in lines
+    ]
+    return {
+        "table": table.name,
+        "title": table.title,
+        "dataset": table.dataset,
+        "columns": list(table.columns),
+        "rows": rows,
+    }
+
+
+def _text(table: Table, lines: list[Line], measured: dict[str, list[float | None]]) -> list[str]:
+    out = [f"{table.name}: {table.title}", f"in %: {', '.join(table.columns)}"]
+    reasons: dict[str, list[str]] = {}
+    for line in lines:
+        figures = "  ".join(f"{value:.2f}" for value in line.published)
+        out.append(f"{line.name}: published {figures}")
+        if line.name in measured:
+            found = measured[line.name]
+            out.append("  measured " + "  ".join("-" if v is None else f"{v:.2f}" for v in found))
+        if line.command:
+            out.append("  " + shlex.join(["crispseg", *line.command]))
+        for reason in line.missing:
+            reasons.setdefault(reason, []).append(line.name)
+    for reason, names in reasons.items():
+        which = "every line" if len(names) == len(lines) else ", ".join(names)
+        out.append(f"missing for {which}: {reason}")
+    return out

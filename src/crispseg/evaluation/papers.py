@@ -1,0 +1,164 @@
+"""Published tables as recipes: what a line needs, what of it is here, the command, the figures.
+
+The tables themselves stand in ``published.toml`` beside this module.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from crispseg.data.datasets import DATASETS, open_dataset
+from crispseg.types import InputError
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".onnx")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper.
+
+    Attributes:
+        name: such as "cascadepsp-3".
+        title: for people.
+        kind: "refine", "segment", or "other" for what no command measures.
+        dataset: name of ``data.datasets``.
+        split: of it.
+        columns: figures of a results.json, by their place in its summary.
+        rows: line -> published figures, in percent, one for each column.
+        weights: line -> weights; of the others nobody published any.
+        folders: line -> folder under the data set's root ("refine" only).
+        options: line -> more options of the command.
+        recipe: what trains the weights; "" if nothing of ours does.
+        needs: why no command measures it.
+    """
+
+    name: str
+    title: str
+    kind: str
+    dataset: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, Sequence[float]]
+    split: str = "val"
+    weights: Mapping[str, str] = field(default_factory=dict)
+    folders: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    recipe: str = ""
+    needs: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table on this machine.
+
+    Attributes:
+        name: of the line.
+        published: figures, in percent.
+        command: arguments of ``crispseg`` that measure it; empty if something is missing.
+        missing: what is, and where it comes from; empty if nothing.
+    """
+
+    name: str
+    published: Sequence[float]
+    command: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def load_tables() -> dict[str, Table]:
+    """Every table, by name."""
+    text = (files("crispseg.evaluation") / "published.toml").read_text(encoding="utf-8")
+    return {
+        name: Table(name=name, **(values | {"columns": tuple(values["columns"])}))
+        for name, values in tomllib.loads(text).items()
+    }
+
+
+def plan(table: Table, data: Path, weights: Path, known: Mapping[str, Path | None]) -> list[Line]:
+    """What of a table can be measured here, and what is missing for the rest.
+
+    Args:
+        table: from ``load_tables``.
+        data: folder of data sets, each in a folder of its name.
+        weights: folder of weights files.
+        known: name -> file of the models that ``crispseg models`` lists; None where not here.
+    """
+    if table.kind == "other":
+        return [Line(name, figures, (), (table.needs,)) for name, figures in table.rows.items()]
+    no_data = _missing_data(table, data)
+    return [
+        _line(table, name, figures, data, weights, known, no_data)
+        for name, figures in table.rows.items()
+    ]
+
+
+def figure(summary: Mapping[str, Any], column: str) -> float | None:
+    """A figure of a summary in percent, by a column such as "after.mba_released"."""
+    value: Any = summary
+    for key in column.split("."):
+        value = value[key]
+    return None if value is None else 100 * float(value)
+
+
+def _line(
+    table: Table,
+    name: str,
+    figures: Sequence[float],
+    data: Path,
+    weights: Path,
+    known: Mapping[str, Path | None],
+    no_data: str,
+) -> Line:
+    missing = [no_data] if no_data and table.kind == "segment" else []
+    model, found = table.weights.get(name), None
+    if model is None:
+        recipe = f"; {table.recipe} trains one of its kind" if table.recipe else ""
+        missing.append(f"weights: nobody published any for this line{recipe}")
+    else:
+        found, problem = _find_weights(model, weights, known)
+        missing += [problem] if problem else []
+    if found is None:
+        return Line(name, figures, (), tuple(missing))
+    root = data / table.dataset
+    if table.kind == "refine":
+        folder = root / table.folders[name]
+        if not folder.is_dir():
+            where = DATASETS[table.dataset].where
+            missing.append(
+                f"data: the folder {folder} of NAME_im.jpg, NAME_gt.png and this line's coarse "
+                f"masks NAME_seg.png; {where}"
+            )
+        command = ["evaluate", str(folder), "--mode", "published"]
+    else:
+        command = ["evaluate", "--dataset", table.dataset, "--root", str(root)]
+        command += ["--split", table.split]
+    command += ["--model", found, *table.options.get(name, ())]
+    return Line(name, figures, () if missing else tuple(command), tuple(missing))
+
+
+def _missing_data(table: Table, data: Path) -> str:
+    root, spec = data / table.dataset, DATASETS[table.dataset]
+    if table.kind == "segment":
+        try:
+            open_dataset(table.dataset, root, table.split)
+        except InputError as error:
+            first = str(error).splitlines()[0]
+            return f"data: {first} (crispseg datasets {spec.name}); {spec.where}"
+    return ""
+
+
+def _find_weights(
+    model: str, folder: Path, known: Mapping[str, Path | None]
+) -> tuple[str | None, str]:
+    """What ``--model`` takes, or what is missing."""
+    for suffix in SUFFIXES:
+        if (folder / f"{model}{suffix}").is_file():
+            return str(folder / f"{model}{suffix}"), ""
+    if model in known:
+        if known[model]:
+            return model, ""
+        return None, f"weights: crispseg models download {model}"
+    return None, f"weights: {folder / model}.safetensors, which recipes/{model}.toml trains"

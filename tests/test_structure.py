@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "layers": {"types"},
     "models": {"types", "io", "layers"},
     "runtime": {"types", "layers", "models", "tiling"},
-    "refiners": {"types", "layers", "models", "tiling", "runtime"},
+    "refiners": {"types", "io", "layers", "models", "tiling", "runtime"},
     "segmenters": {"types", "layers", "models", "tiling", "runtime"},
     "data": {"types", "io"},
     "train": {"types", "io", "layers", "models", "data", "metrics", "runtime"},

@@ -18,7 +18,7 @@ released package's own procedure. They differ where the published one loses edge
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from crispseg.models.weights import LoadedModel
 from crispseg.refiners.base import Progress, Refinement
 from crispseg.refiners.guard import Calibration, calibrate, keep_better
+from crispseg.refiners.local import Coarse, LocalInputs, merge_detail
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.published import refine_published
 from crispseg.runtime.device import resolve_device
@@ -43,23 +44,6 @@ TILE_SIZE = 900
 MIN_TILE_SIZE = 128
 MARGIN_PX = 16
 MAX_RATIO = 4.0
-UNCERTAIN = (0.05, 0.95)
-
-
-@dataclass(frozen=True)
-class Coarse:
-    """What one magnification hands to the next, at its own, smaller size.
-
-    Attributes:
-        given: (h, w) what ``final`` would be had nothing changed: the caller's mask at that size,
-            soft if the network saw it soft (global step), hard if it saw it hard (local step).
-        final: (h, w) refined probabilities.
-        stride4: (h, w) probabilities of the stride-4 head.
-    """
-
-    given: Array
-    final: Array
-    stride4: Array
 
 
 class CascadeRefiner:
@@ -268,7 +252,7 @@ class _Cascade:
         tiles = plan_tiles(size, self.refiner.tile_size, self.refiner.overlap_px)
         ramp_px = self.refiner.overlap_px - 2 * MARGIN_PX
         plan = TilePlan(size, tiles, MARGIN_PX, ramp_px)
-        inputs = LocalInputs(coarse, given, size)
+        inputs = LocalInputs(coarse, lambda box: given[box.slices], size)
         selected = [inputs.has_edge(box) for box in tiles]
         total = self.runs + sum(selected)
 
@@ -298,65 +282,3 @@ class _Cascade:
         self.runs += runs
         if self.progress:
             self.progress(self.runs, max(self.runs, total))
-
-
-class LocalInputs:
-    """What a local tile is given, computed a window at a time.
-
-    Args:
-        coarse: the magnification before.
-        given: (H, W) the caller's mask at ``size``.
-        size: of this magnification.
-    """
-
-    def __init__(self, coarse: Coarse, given: Array, size: Size) -> None:
-        self._coarse = coarse
-        self._given = given
-        self._size = size
-
-    def coarse_values(self, box: Box) -> Array:
-        """(2, h, w) probabilities that stand for a tile that is not run."""
-        final = merge_detail(self._coarse, self._given, self._size, box)
-        return np.stack([final, bilinear_window(self._coarse.stride4, self._size, box)])
-
-    def for_network(self, box: Box) -> list[Array]:
-        """The local step's two masks in [-1, 1]: S1 binarised, S4 soft (released code)."""
-        final, stride4 = self.coarse_values(box)
-        return [np.where(final > 0.5, 1, -1).astype(np.float32), stride4 * 2 - 1]
-
-    def has_edge(self, box: Box) -> bool:
-        """Whether the tile, or the pixel next to it, may change: nothing else is left out."""
-        around = box.grow(1).clip(self._size)
-        coarse = bilinear_window(self._coarse.final, self._size, around)
-        if ((coarse > UNCERTAIN[0]) & (coarse < UNCERTAIN[1])).any():
-            return True
-        final = merge_detail(self._coarse, self._given, self._size, around)
-        return not (_is_flat(final > 0.5) and _is_flat(self._given[around.slices] > 0.5))
-
-
-def _is_flat(mask: NDArray[np.bool_]) -> bool:
-    return bool(mask.all() or not mask.any())
-
-
-def merge_detail(coarse: Coarse, given: Array, size: Size, box: Box) -> Array:
-    """A coarse result enlarged, with the given mask's detail where the two agree.
-
-    With d the change that the coarse step made, enlarged, and c the coarse result, enlarged: where
-    d is 0 this is the given mask itself, to the pixel; where |d| reaches 1/2 it is c. A network
-    that returns what it was given therefore changes nothing, at any ratio of sizes.
-
-    Args:
-        coarse: the magnification before.
-        given: (H, W) the caller's mask at ``size``.
-        size: of the enlarged result.
-        box: the window wanted.
-
-    Returns:
-        (box.height, box.width) float32 in [0, 1].
-    """
-    change = bilinear_window(coarse.final - coarse.given, size, box)
-    enlarged = bilinear_window(coarse.final, size, box)
-    trust = np.clip(1 - 2 * np.abs(change), 0, 1)
-    detailed = np.clip(given[box.slices] + change, 0, 1)
-    merged: Array = trust * detailed + (1 - trust) * enlarged
-    return merged

@@ -8,7 +8,7 @@ import numpy as np
 
 from crispseg.tiling.blend import Values
 from crispseg.tiling.cells import CellMerger
-from crispseg.tiling.resample import bilinear_rows, bilinear_window, resize_area
+from crispseg.tiling.resample import Part, bilinear_source, bilinear_window, resize_area
 from crispseg.tiling.sliding import TilePlan, tile_steps
 from crispseg.types import Box, Image, Size
 
@@ -89,7 +89,8 @@ class RowStream:
         Returns:
             (channels, box.height, box.width) float32.
         """
-        first, stop = bilinear_rows(self.size.height, size.height, box.y0, box.y1)
+        source = bilinear_source(self.size, size, box)
+        first, stop = source.y0, source.y1
         while self._final_row < stop:
             self._final_row = next(self._steps)
         for top, band in list(self._bands.items()):
@@ -98,7 +99,8 @@ class RowStream:
         tops = sorted(top for top in self._bands if top < stop)
         parts = [self._bands[top][:, max(first - top, 0) : stop - top] for top in tops]
         rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        return bilinear_window(rows, size, box, top=first, height=self.size.height)
+        part = Part(self.size, Box(first, 0, stop, self.size.width))
+        return bilinear_window(rows, size, box, part)
 
     def _keep(self, cell: Box, values: Values) -> None:
         if cell.y0 not in self._bands:

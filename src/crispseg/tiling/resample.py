@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,14 +25,50 @@ def resize_area(array: NDArray[Any], size: Size) -> NDArray[np.float32]:
     Returns:
         (h, w) or (h, w, C) float32 in the array's own range.
     """
-    height, width = array.shape[:2]
-    y0, y1 = _area_bounds(height, size.height)
-    x0, x1 = _area_bounds(width, size.width)
+    return _area_means(array, Size(*array.shape[:2]), size, Box(0, 0, *size), (0, 0))
+
+
+def resize_area_window(
+    read: Callable[[Box], NDArray[Any]], full: Size, size: Size, box: Box
+) -> NDArray[np.float32]:
+    """The part ``box`` of ``resize_area(whole, size)``, bit for bit, without holding the whole.
+
+    Args:
+        read: gives the pixels of a box of the whole, (h, w) or (h, w, C).
+        full: size of the whole.
+        size: of the resized whole, not larger.
+        box: inside ``size``.
+
+    Returns:
+        (box.height, box.width) or (box.height, box.width, C) float32.
+    """
+    y0, y1 = _area_bounds(full.height, size.height)
+    x0, x1 = _area_bounds(full.width, size.width)
+    left, right = int(x0[box.x0]), int(x1[box.x1 - 1])
+    rows_each = BAND_PX * size.height // (full.height * (right - left))
+    bands = []
+    for top in range(box.y0, box.y1, max(rows_each, 1)):
+        band = Box(top, box.x0, min(top + max(rows_each, 1), box.y1), box.x1)
+        source = Box(int(y0[band.y0]), left, int(y1[band.y1 - 1]), right)
+        bands.append(_area_means(read(source), full, size, band, (source.y0, left)))
+    return np.concatenate(bands)
+
+
+BAND_PX = 1 << 22
+"""Most pixels of the whole that ``resize_area_window`` reads at once, unless one row has more."""
+
+
+def _area_means(
+    array: NDArray[Any], full: Size, size: Size, box: Box, corner: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Means for ``box`` of the resized grid; ``array`` starts at ``corner`` of the whole."""
+    y0, y1 = (b[box.y0 : box.y1] - corner[0] for b in _area_bounds(full.height, size.height))
+    x0, x1 = (b[box.x0 : box.x1] - corner[1] for b in _area_bounds(full.width, size.width))
     kind = np.float64 if np.issubdtype(array.dtype, np.floating) else np.int64
-    result = np.empty((*size, *array.shape[2:]), np.float32)
+    result = np.empty((*box.size, *array.shape[2:]), np.float32)
     counts = (x1 - x0).reshape(-1, *[1] * (array.ndim - 2))
-    running = np.zeros((width + 1, *array.shape[2:]), kind)
-    for i in range(size.height):
+    running = np.zeros((array.shape[1] + 1, *array.shape[2:]), kind)
+    for i in range(box.height):
         np.cumsum(array[y0[i] : y1[i]].sum(axis=0, dtype=kind), axis=0, out=running[1:])
         result[i] = (running[x1] - running[x0]) / (counts * (y1[i] - y0[i]))
     return result
@@ -41,8 +79,30 @@ def _area_bounds(length: int, out: int) -> tuple[NDArray[np.int64], NDArray[np.i
     return index * length // out, -(-(index + 1) * length // out)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """That an array is only a part of a larger one.
+
+    Attributes:
+        whole: size of the larger one.
+        box: which part.
+    """
+
+    whole: Size
+    box: Box
+
+
+def bilinear_source(whole: Size, size: Size, box: Box) -> Box:
+    """The part of an array of size ``whole`` that ``bilinear_window`` reads for ``box``."""
+    if whole == size:
+        return box
+    y, y_next, _ = _bilinear_taps(whole.height, size.height, box.y0, box.y1)
+    x, x_next, _ = _bilinear_taps(whole.width, size.width, box.x0, box.x1)
+    return Box(int(y[0]), int(x[0]), int(y_next[-1]) + 1, int(x_next[-1]) + 1)
+
+
 def bilinear_window(
-    array: NDArray[Any], size: Size, box: Box, *, top: int = 0, height: int | None = None
+    array: NDArray[Any], size: Size, box: Box, part: Part | None = None
 ) -> NDArray[np.float32]:
     """The part ``box`` of ``array`` resized to ``size``, without making the rest.
 
@@ -53,32 +113,24 @@ def bilinear_window(
         array: (..., h, w), any numbers; the last two axes are resized.
         size: of the resized array.
         box: inside ``size``.
-        top: where ``array`` is only some rows of a taller one: the first of them.
-        height: of that taller one.
+        part: ``array`` is only this part of what is resized; it holds ``bilinear_source``.
 
     Returns:
-        (..., box.height, box.width) float32.
+        (..., box.height, box.width) float32; the same bits whether a part or the whole is given.
     """
-    height = array.shape[-2] if height is None else height
-    if (height, array.shape[-1]) == tuple(size):
-        rows = slice(box.y0 - top, box.y1 - top)
-        return array[..., rows, box.x0 : box.x1].astype(np.float32)
-    y, y_next, fy = _bilinear_taps(height, size.height, box.y0, box.y1)
-    x, x_next, fx = _bilinear_taps(array.shape[-1], size.width, box.x0, box.x1)
-    rows = slice(y[0] - top, y_next[-1] + 1 - top)
-    near = array[..., rows, x].astype(np.float32)
-    near += (array[..., rows, x_next] - near) * fx
+    shape = Size(*array.shape[-2:])
+    whole, held = (part.whole, part.box) if part else (shape, Box(0, 0, *shape))
+    if whole == size:
+        at = box.shift(-held.y0, -held.x0).slices
+        return array[..., at[0], at[1]].astype(np.float32)
+    y, y_next, fy = _bilinear_taps(whole.height, size.height, box.y0, box.y1)
+    x, x_next, fx = _bilinear_taps(whole.width, size.width, box.x0, box.x1)
+    rows = slice(y[0] - held.y0, y_next[-1] + 1 - held.y0)
+    near = array[..., rows, x - held.x0].astype(np.float32)
+    near += (array[..., rows, x_next - held.x0] - near) * fx
     result: NDArray[np.float32] = near[..., y - y[0], :]
     result += (near[..., y_next - y[0], :] - result) * fy[:, None]
     return result
-
-
-def bilinear_rows(length: int, out: int, start: int, stop: int) -> tuple[int, int]:
-    """Which rows of ``length``, half-open, ``bilinear_window`` reads for ``start``..``stop``."""
-    if length == out:
-        return start, stop
-    y, y_next, _ = _bilinear_taps(length, out, start, stop)
-    return int(y[0]), int(y_next[-1]) + 1
 
 
 def _bilinear_taps(

@@ -1,0 +1,114 @@
+"""What the local step is given, and where it has to look: pure functions of windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crispseg.tiling.resample import Part, bilinear_source, bilinear_window
+from crispseg.types import Box, Size
+
+Array = NDArray[np.float32]
+
+UNCERTAIN = (0.05, 0.95)
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """What one magnification hands to the next, at its own, smaller size.
+
+    Attributes:
+        given: (h, w) what ``final`` would be had nothing changed: the caller's mask at that size,
+            soft if the network saw it soft (global step), hard if it saw it hard (local step).
+        final: (h, w) refined probabilities.
+        stride4: (h, w) probabilities of the stride-4 head.
+        part: where these arrays lie, if they are a part of the magnification only.
+    """
+
+    given: Array
+    final: Array
+    stride4: Array
+    part: Part | None = None
+
+    def around(self, size: Size, box: Box) -> Coarse:
+        """What ``box`` of the enlarged magnification is made from."""
+        whole = Size(*self.final.shape)
+        source = bilinear_source(whole, size, box)
+        at = source.slices
+        return Coarse(self.given[at], self.final[at], self.stride4[at], Part(whole, source))
+
+
+class CoarseSource(Protocol):
+    """A magnification in memory or on disk."""
+
+    def around(self, size: Size, box: Box) -> Coarse:
+        """What ``box`` of the magnification enlarged to ``size`` is made from."""
+
+
+class LocalInputs:
+    """What a local tile is given, computed a window at a time.
+
+    Args:
+        coarse: the magnification before.
+        given: window of the caller's mask at ``size``, 0 or 1, (h, w) float32.
+        size: of this magnification.
+    """
+
+    def __init__(self, coarse: CoarseSource, given: Callable[[Box], Array], size: Size) -> None:
+        self._coarse = coarse
+        self._given = given
+        self._size = size
+
+    def coarse_values(self, box: Box) -> Array:
+        """(2, h, w) probabilities that stand for a tile that is not run."""
+        coarse = self._coarse.around(self._size, box)
+        final = merge_detail(coarse, self._given(box), self._size, box)
+        return np.stack([final, bilinear_window(coarse.stride4, self._size, box, coarse.part)])
+
+    def for_network(self, box: Box) -> list[Array]:
+        """The local step's two masks in [-1, 1]: S1 binarised, S4 soft (released code)."""
+        final, stride4 = self.coarse_values(box)
+        return [np.where(final > 0.5, 1, -1).astype(np.float32), stride4 * 2 - 1]
+
+    def has_edge(self, box: Box) -> bool:
+        """Whether the tile, or the pixel next to it, may change: nothing else is left out."""
+        around = box.grow(1).clip(self._size)
+        coarse = self._coarse.around(self._size, around)
+        enlarged = bilinear_window(coarse.final, self._size, around, coarse.part)
+        if ((enlarged > UNCERTAIN[0]) & (enlarged < UNCERTAIN[1])).any():
+            return True
+        given = self._given(around)
+        final = merge_detail(coarse, given, self._size, around)
+        return not (_is_flat(final > 0.5) and _is_flat(given > 0.5))
+
+
+def _is_flat(mask: NDArray[np.bool_]) -> bool:
+    return bool(mask.all() or not mask.any())
+
+
+def merge_detail(coarse: Coarse, given: Array, size: Size, box: Box) -> Array:
+    """A coarse result enlarged, with the given mask's detail where the two agree.
+
+    With d the change that the coarse step made, enlarged, and c the coarse result, enlarged: where
+    d is 0 this is the given mask itself, to the pixel; where |d| reaches 1/2 it is c. A network
+    that returns what it was given therefore changes nothing, at any ratio of sizes.
+
+    Args:
+        coarse: the magnification before.
+        given: (box.height, box.width) the caller's mask in ``box``.
+        size: of the enlarged result.
+        box: the window wanted.
+
+    Returns:
+        (box.height, box.width) float32 in [0, 1].
+    """
+    change = bilinear_window(coarse.final - coarse.given, size, box, coarse.part)
+    enlarged = bilinear_window(coarse.final, size, box, coarse.part)
+    trust = np.clip(1 - 2 * np.abs(change), 0, 1)
+    detailed = np.clip(given + change, 0, 1)
+    merged: Array = trust * detailed + (1 - trust) * enlarged
+    return merged

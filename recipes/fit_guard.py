@@ -116,7 +116,7 @@ def fit_guard(results: list[Result], temperature: float) -> Floats:
     for given, raw, truth in results:
         changes = find_changes(given, calibrate(raw, temperature))
         right = np.bincount(changes.label[truth != given], minlength=len(changes.pixels) + 1)[1:]
-        large = judged(changes)
+        large = judged(changes.features)
         features.append(changes.features[large])
         shares.append(right[large] / changes.pixels[large])
         sizes.append(changes.pixels[large])

@@ -141,7 +141,7 @@ def test_trust_is_logistic() -> None:
     changes = find_changes(given, probability)
     weights = (0.3, -0.2, 0.5, 1.5, -0.7)
     expected = 1 / (1 + np.exp(-(changes.features @ np.array(weights))))
-    np.testing.assert_allclose(trust_in(changes, weights), expected, rtol=1e-12)
+    np.testing.assert_allclose(trust_in(changes.features, weights), expected, rtol=1e-12)
 
 
 def metadata(weights: tuple[float, ...], temperature: float = 2.0) -> dict[str, str]:

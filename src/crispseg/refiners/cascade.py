@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from crispseg.models.weights import LoadedModel
 from crispseg.refiners.base import Progress, Refinement
 from crispseg.refiners.guard import Calibration, calibrate, keep_better
-from crispseg.refiners.local import Coarse, LocalInputs, merge_detail
+from crispseg.refiners.local import Coarse, LocalInputs, covered, merge_detail
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.published import refine_published
 from crispseg.runtime.device import resolve_device
@@ -39,6 +39,7 @@ from crispseg.types import Box, Image, InputError, Mask, Size, check_image, chec
 
 Mode = Literal["default", "published"]
 Array = NDArray[np.float32]
+Valid = NDArray[np.bool_] | None
 
 TILE_SIZE = 900
 MIN_TILE_SIZE = 128
@@ -97,7 +98,7 @@ class CascadeRefiner:
         fitted = Calibration.from_metadata(model.metadata)
         self.temperature = fitted.temperature if calibrated else 1.0
         self.guard = fitted.guard if guard else None
-        self._network = CascadeNetwork(model, self.device, published=mode == "published")
+        self.network = CascadeNetwork(model, self.device, published=mode == "published")
 
     def refine(
         self,
@@ -129,39 +130,48 @@ class CascadeRefiner:
         mask: NDArray[Any],
         *,
         roi: Box | None = None,
+        valid: NDArray[np.bool_] | None = None,
         progress: Progress | None = None,
     ) -> Refinement:
-        """Like ``refine``, with an account of the tiles that were run."""
+        """Like ``refine``, with an account of the tiles that were run.
+
+        ``valid`` (H, W) bool says where there is an image: elsewhere the given mask counts as
+        empty, no tile is run for that alone, and the result is 0.
+        """
         image = check_image(image)
         size = Size(*image.shape[:2])
         mask = check_mask(mask, size)
+        if valid is not None:
+            if valid.shape != mask.shape:
+                raise InputError(f"valid is {valid.shape} but the mask is {mask.shape}")
+            if self.mode == "published":
+                raise InputError("mode published knows no valid area")
+            mask = mask * valid
         if roi is None:
-            return self._refine_whole(image, mask, progress)
-        if roi.clip(size) != roi or min(roi.size) < 1:
-            raise InputError(
-                f"ROI {roi.y0},{roi.x0},{roi.y1},{roi.x1} (y0,x0,y1,x1) is empty or "
-                f"reaches out of the {size.width}x{size.height} image"
-            )
-        return self._refine_roi(image, mask, roi, progress)
+            return self._refine_whole(image, mask, valid, progress)
+        check_roi(roi, size)
+        return self._refine_roi(image, mask, roi, valid, progress)
 
     def _refine_roi(
-        self, image: Image, mask: Mask, roi: Box, progress: Progress | None
+        self, image: Image, mask: Mask, roi: Box, valid: Valid, progress: Progress | None
     ) -> Refinement:
-        # A quarter more context than the ROI, as in the released scene code, so that its border
-        # is not a dead end.
-        context = roi.grow(max(MARGIN_PX, max(roi.size) // 8)).clip(Size(*mask.shape))
-        part = self._refine_whole(image[context.slices], mask[context.slices], progress)
+        context = context_of(roi, Size(*mask.shape))
+        at = context.slices
+        within = None if valid is None else valid[at]
+        part = self._refine_whole(image[at], mask[at], within, progress)
         result = mask.copy()
         result[roi.slices] = part.mask[roi.shift(-context.y0, -context.x0).slices]
         boxes = tuple(box.shift(context.y0, context.x0) for box in part.tiles_run)
         kept = tuple(replace(k, box=k.box.shift(context.y0, context.x0)) for k in part.kept)
         return Refinement(result, boxes, part.tiles_planned, part.network_runs, kept)
 
-    def _refine_whole(self, image: Image, mask: Mask, progress: Progress | None) -> Refinement:
+    def _refine_whole(
+        self, image: Image, mask: Mask, valid: Valid, progress: Progress | None
+    ) -> Refinement:
         given = (mask > 0.5).astype(np.float32)
         if self.mode == "published":
             return refine_published(
-                self._network,
+                self.network,
                 image,
                 given,
                 tile_size=self.tile_size,
@@ -169,28 +179,57 @@ class CascadeRefiner:
                 batch_size=self.batch_size,
                 progress=progress,
             )
-        if given.all() or not given.any():
+        if not given.any() or (given.all() if valid is None else given[valid].all()):
             return Refinement(given, (), 0, 0)
-        return self._judge(given, _Cascade(self, image, given, progress).run())
+        return self._judge(given, _Cascade(self, image, given, valid, progress).run(), valid)
 
-    def _judge(self, given: Mask, result: Refinement) -> Refinement:
+    def _judge(self, given: Mask, result: Refinement, valid: Valid) -> Refinement:
         mask = calibrate(result.mask, self.temperature)
+        if valid is not None:
+            mask = np.where(valid, mask, np.float32(0))
         if not self.guard:
             return replace(result, mask=mask)
         mask, kept = keep_better(given > 0.5, mask, self.guard)
         return replace(result, mask=mask, kept=kept)
 
 
+def check_roi(roi: Box, size: Size) -> None:
+    """Refuse a region of interest that is empty or reaches out of the image.
+
+    Raises:
+        InputError: as said.
+    """
+    if roi.clip(size) != roi or min(roi.size) < 1:
+        raise InputError(
+            f"ROI {roi.y0},{roi.x0},{roi.y1},{roi.x1} (y0,x0,y1,x1) is empty or "
+            f"reaches out of the {size.width}x{size.height} image"
+        )
+
+
+def context_of(roi: Box, size: Size) -> Box:
+    """What is refined for an ROI: a quarter more, so that its border is not a dead end.
+
+    The released scene code does the same.
+    """
+    return roi.grow(max(MARGIN_PX, max(roi.size) // 8)).clip(size)
+
+
 class _Cascade:
-    """One run of the default mode; ``image`` and ``given`` are at full size."""
+    """One run of the default mode; ``image``, ``given`` and ``valid`` are at full size."""
 
     def __init__(
-        self, refiner: CascadeRefiner, image: Image, given: Mask, progress: Progress | None
+        self,
+        refiner: CascadeRefiner,
+        image: Image,
+        given: Mask,
+        valid: Valid,
+        progress: Progress | None,
     ) -> None:
         self.refiner = refiner
-        self.network = refiner._network
+        self.network = refiner.network
         self.image = image
         self.given = given
+        self.valid = valid
         self.size = Size(*given.shape)
         self.peak = float(np.iinfo(image.dtype).max)
         self.progress = progress
@@ -253,7 +292,7 @@ class _Cascade:
         ramp_px = self.refiner.overlap_px - 2 * MARGIN_PX
         plan = TilePlan(size, tiles, MARGIN_PX, ramp_px)
         inputs = LocalInputs(coarse, lambda box: given[box.slices], size)
-        selected = [inputs.has_edge(box) for box in tiles]
+        selected = [self._any_valid(size, box) and inputs.has_edge(box) for box in tiles]
         total = self.runs + sum(selected)
 
         def predict(boxes: Sequence[Box]) -> list[Array]:
@@ -277,6 +316,9 @@ class _Cascade:
         )
         final, stride4 = merger.result
         return Coarse(given, final, stride4), len(tiles)
+
+    def _any_valid(self, size: Size, tile: Box) -> bool:
+        return self.valid is None or bool(self.valid[covered(tile, size, self.size).slices].any())
 
     def _count(self, runs: int, total: int) -> None:
         self.runs += runs

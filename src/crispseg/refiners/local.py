@@ -77,13 +77,36 @@ class LocalInputs:
     def has_edge(self, box: Box) -> bool:
         """Whether the tile, or the pixel next to it, may change: nothing else is left out."""
         around = box.grow(1).clip(self._size)
-        coarse = self._coarse.around(self._size, around)
+        coarse, given = self._coarse.around(self._size, around), self._given(around)
+        if settled(coarse, given, UNCERTAIN[0] * 0.99) is not None:
+            return False
         enlarged = bilinear_window(coarse.final, self._size, around, coarse.part)
         if ((enlarged > UNCERTAIN[0]) & (enlarged < UNCERTAIN[1])).any():
             return True
-        given = self._given(around)
         final = merge_detail(coarse, given, self._size, around)
         return not (_is_flat(final > 0.5) and _is_flat(given > 0.5))
+
+
+def settled(coarse: Coarse, given: Array, sure: float) -> float | None:
+    """0 or 1 if nothing in a window can come out further than ``sure`` from it, else None.
+
+    Given and coarsely given mask are all 0, or all 1, and no coarse result is further off: what
+    ``merge_detail`` mixes of these cannot be either.
+    """
+    value = float(given.flat[0])
+    if value not in (0, 1) or (coarse.given != value).any() or (given != value).any():
+        return None
+    return value if float(np.abs(coarse.final - np.float32(value)).max()) <= sure else None
+
+
+def covered(box: Box, size: Size, full: Size) -> Box:
+    """The pixels of the full image that ``box`` of the image at ``size`` covers."""
+    return Box(
+        box.y0 * full.height // size.height,
+        box.x0 * full.width // size.width,
+        -(-box.y1 * full.height // size.height),
+        -(-box.x1 * full.width // size.width),
+    )
 
 
 def _is_flat(mask: NDArray[np.bool_]) -> bool:

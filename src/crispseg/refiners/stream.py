@@ -1,0 +1,284 @@
+"""The cascade for images of any size: the steps of ``cascade.py``, with everything on disk.
+
+Global step, magnifications between and local step are those of ``CascadeRefiner``, computed from
+windows; the result is the same to the bit. Memory holds one tile's network run, the tiles that
+reach into the row of blocks in work, and a few windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crispseg.io.store import StripStore
+from crispseg.io.windows import Flags, ImageSource
+from crispseg.refiners.base import Progress
+from crispseg.refiners.cascade import MARGIN_PX, MAX_RATIO, CascadeRefiner
+from crispseg.refiners.guard import CERTAINTY_SCALE, calibrate
+from crispseg.refiners.local import (
+    Array,
+    Coarse,
+    CoarseSource,
+    LocalInputs,
+    covered,
+    merge_detail,
+    settled,
+)
+from crispseg.tiling.grid import magnifications
+from crispseg.tiling.resample import Part, bilinear_source, resize_area_window
+from crispseg.tiling.stream import Grid, TileStream
+from crispseg.types import Box, InputError, Size
+
+LEVEL_PLANES = {"given": "u1", "final": "f4", "stride4": "f4"}
+ROUND_TO_ZERO = 0.499 / 255
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is to be refined.
+
+    Attributes:
+        image: the image.
+        given: window of the caller's mask, (h, w) float32, 0 or 1; 0 outside ``valid``.
+        valid: window of where to work, (h, w) bool; None: everywhere in the box.
+    """
+
+    image: ImageSource
+    given: Callable[[Box], Array]
+    valid: Callable[[Box], Flags | None]
+
+    @property
+    def size(self) -> Size:
+        """Height and width."""
+        return self.image.size
+
+
+class StoredCoarse:
+    """A magnification on disk."""
+
+    def __init__(self, store: StripStore) -> None:
+        self._store = store
+
+    def around(self, size: Size, box: Box) -> Coarse:
+        """See CoarseSource."""
+        source = bilinear_source(self._store.size, size, box)
+        given, final, stride4 = (
+            self._store.read(plane, source).astype(np.float32, copy=False) for plane in LEVEL_PLANES
+        )
+        return Coarse(given, final, stride4, Part(self._store.size, source))
+
+
+@dataclass
+class StreamedCascade:
+    """Refines a scene into a store; goes on where an earlier run of the same scene stopped.
+
+    Attributes:
+        refiner: network and options; its mode is "default".
+        scene: larger than a tile.
+        folder: for the magnifications and the result.
+        exact: keep float32 probabilities instead of 8 bits.
+        batch_size: most tiles in one network call.
+        progress: called with (network runs done, network runs in all), as far as is known.
+    """
+
+    refiner: CascadeRefiner
+    scene: Scene
+    folder: Path
+    exact: bool = False
+    batch_size: int = 1
+    progress: Progress | None = None
+    runs: int = 0
+    tiles_run: int = 0
+    tiles_planned: int = 0
+    _total: int = field(default=0, init=False)
+
+    def run(self) -> Iterator[StripStore]:
+        """Do the work; yields the store in work after each of its strips, the result's last."""
+        sizes = magnifications(self.scene.size, self.refiner.tile_size, MAX_RATIO)
+        if len(sizes) == 1:
+            raise ValueError("the image fits a tile; refine it in memory")
+        coarse = yield from self._global_step(sizes[0])
+        if self.refiner.fast:
+            yield from self._only_global(coarse)
+            return
+        for number, size in enumerate(sizes[1:-1], start=1):
+            store = StripStore(self.folder / f"level-{number}", size, LEVEL_PLANES)
+            yield from self._local_step(store, coarse, self._finish_level(size))
+            coarse = StoredCoarse(store)
+        yield from self._local_step(self.result(), coarse, self._finish_result)
+
+    def result(self) -> StripStore:
+        """Where the result is: planes ``value`` and ``change`` (see ``encode``)."""
+        return StripStore(self.folder / "result", self.scene.size, result_planes(self.exact))
+
+    def _global_step(self, size: Size) -> Generator[StripStore, None, CoarseSource]:
+        store = StripStore(self.folder / "level-0", size, LEVEL_PLANES | {"given": "f4"})
+        if not store.strips:
+            whole = Box(0, 0, *size)
+            given = self._soft(size, whole)
+            tensor = self.refiner.network.image_tensor(self._image(size, whole), self._peak)
+            [(final, stride4)] = self.refiner.network.probabilities([tensor], [[given * 2 - 1]])
+            with store.begin(0, size.height) as strip:
+                for name, plane in zip(LEVEL_PLANES, (given, final, stride4), strict=True):
+                    strip.add(name, 0, plane)
+        self._count(Box(0, 0, *size))
+        yield store
+        return StoredCoarse(store)
+
+    def _only_global(self, coarse: CoarseSource) -> Iterator[StripStore]:
+        store, size = self.result(), self.scene.size
+        grid = self._grid(size)
+        for row in range(len(store.strips), len(grid.tops)):
+            first = grid.block((row, 0))
+            with store.begin(first.y0, first.y1) as strip:
+                for column in range(len(grid.lefts)):
+                    box = grid.block((row, column))
+                    values = merge_detail(
+                        coarse.around(size, box), self.scene.given(box), size, box
+                    )
+                    for name, plane in self._finish_result(box, values[None]).items():
+                        strip.add(name, box.x0, plane)
+            yield store
+
+    def _local_step(
+        self,
+        store: StripStore,
+        coarse: CoarseSource,
+        finish: Callable[[Box, Array], dict[str, NDArray[Any]]],
+    ) -> Iterator[StripStore]:
+        size = store.size
+        is_last = size == self.scene.size
+        channels = 1 if is_last else 2  # nobody asks for the last magnification's stride 4
+        inputs = LocalInputs(coarse, self._given_at(size), size)
+        grid = self._grid(size)
+        selected = self._select(grid, inputs)
+        done = len(store.strips)
+        self.runs += int(selected[:done].sum())
+        self._total = self.runs + int(selected[done:].sum())
+        if is_last:
+            self.tiles_run, self.tiles_planned = int(selected.sum()), selected.size
+
+        def predict(boxes: Sequence[Box]) -> list[Array]:
+            network = self.refiner.network
+            pixels = [network.image_tensor(self._image(size, b), self._peak) for b in boxes]
+            values = network.probabilities(pixels, [inputs.for_network(b) for b in boxes])
+            return [value[:channels] for value in values]
+
+        stream = TileStream(
+            grid,
+            selected,
+            predict,
+            lambda box: inputs.coarse_values(box)[:channels],
+            finish,
+            batch_size=self.batch_size,
+            flat=self._flat(coarse) if is_last and not self.exact else lambda _: None,
+            after_tile=self._count,
+        )
+        for _ in stream.run(store):
+            yield store
+
+    def _select(self, grid: Grid, inputs: LocalInputs) -> Flags:
+        selected = np.zeros((len(grid.tops), len(grid.lefts)), np.bool_)
+        for place in np.ndindex(selected.shape):
+            tile = grid.tile((place[0], place[1]))
+            selected[place] = self._any_valid(grid.size, tile) and inputs.has_edge(tile)
+        return selected
+
+    def _any_valid(self, size: Size, tile: Box) -> bool:
+        valid = self.scene.valid(covered(tile, size, self.scene.size))
+        return valid is None or bool(valid.any())
+
+    def _flat(self, coarse: CoarseSource) -> Callable[[Box], dict[str, NDArray[Any]] | None]:
+        """Blocks that come out as all 0 or all 255, told without computing them."""
+        size = self.scene.size
+
+        def flat(box: Box) -> dict[str, NDArray[Any]] | None:
+            value = settled(coarse.around(size, box), self.scene.given(box), self._sure)
+            if value is None:
+                return None
+            planes = result_planes(self.exact)
+            grey = np.full(box.size, 255 * value, planes["value"])
+            return {"value": grey, "change": np.zeros(box.size, planes["change"])}
+
+        return flat
+
+    @property
+    def _sure(self) -> float:
+        """How near 0 or 1 a probability must be to be written as 0 or 255 after calibration."""
+        sure = np.array([[0.04]], np.float32)
+        while calibrate(sure, self.refiner.temperature)[0, 0] > ROUND_TO_ZERO:
+            sure /= 2
+        return float(sure[0, 0]) * 0.999
+
+    def _finish_level(self, size: Size) -> Callable[[Box, Array], dict[str, NDArray[Any]]]:
+        given = self._given_at(size)
+        return lambda box, values: {"given": given(box), "final": values[0], "stride4": values[1]}
+
+    def _finish_result(self, box: Box, values: Array) -> dict[str, NDArray[Any]]:
+        probability = calibrate(values[0], self.refiner.temperature)
+        valid = self.scene.valid(box)
+        if valid is not None:
+            probability = np.where(valid, probability, np.float32(0))
+        return encode(self.scene.given(box) > 0.5, probability, exact=self.exact)
+
+    def _image(self, size: Size, box: Box) -> NDArray[Any]:
+        image = self.scene.image
+        if size == self.scene.size:
+            return image.read(box)
+        return resize_area_window(image.read, self.scene.size, size, box)
+
+    def _soft(self, size: Size, box: Box) -> Array:
+        return resize_area_window(self.scene.given, self.scene.size, size, box)
+
+    def _given_at(self, size: Size) -> Callable[[Box], Array]:
+        if size == self.scene.size:
+            return self.scene.given
+        return lambda box: (self._soft(size, box) > 0.5).astype(np.float32)
+
+    @property
+    def _peak(self) -> float:
+        return float(np.iinfo(self.scene.image.dtype).max)
+
+    def _grid(self, size: Size) -> Grid:
+        return Grid(size, self.refiner.tile_size, self.refiner.overlap_px, MARGIN_PX)
+
+    def _count(self, _: Box) -> None:
+        self.runs += 1
+        if self.progress:
+            self.progress(self.runs, max(self.runs, self._total))
+
+
+def result_planes(exact: bool) -> Mapping[str, str]:
+    """Planes of a result: see ``encode``."""
+    return {"value": "f4" if exact else "u1", "change": "i4"}
+
+
+def encode(given: Flags, probability: Array, *, exact: bool) -> dict[str, NDArray[Any]]:
+    """What is kept of a refined window.
+
+    Returns:
+        value: probabilities, 0..255 or float32. change: 0 where the binary mask is the given one;
+        else 1 + the certainty in whole numbers of ``CERTAINTY_SCALE``, negative where taken away.
+    """
+    refined = probability > 0.5
+    certainty = np.abs(2 * probability.astype(np.float64) - 1)
+    change = 1 + np.rint(certainty * CERTAINTY_SCALE).astype(np.int32)
+    change[given == refined] = 0
+    np.negative(change, out=change, where=given)
+    value = probability if exact else np.rint(probability * np.float32(255)).astype(np.uint8)
+    return {"value": value, "change": change}
+
+
+def check_streamable(refiner: CascadeRefiner) -> None:
+    """Refuse what only works in memory.
+
+    Raises:
+        InputError: the published mode.
+    """
+    if refiner.mode != "default":
+        raise InputError("--mode published holds the whole image in memory; leave out --memory")

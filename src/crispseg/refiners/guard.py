@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import pyvips
 from numpy.typing import NDArray
 
+from crispseg.tiling.pieces import bounding_boxes, components, rim
 from crispseg.types import Box, InputError, Mask
 
 Flags = NDArray[np.bool_]
@@ -135,7 +135,7 @@ def find_changes(given: Flags, probability: Mask) -> Changes:
     """
     refined = probability > 0.5
     kind = np.where(given == refined, 0, np.where(refined, ADDED, REMOVED)).astype(np.uint8)
-    label, first = _components(kind)
+    label, first = components(kind)
     count = len(first)
     inside = np.flatnonzero(label)
     numbers = label.ravel()[inside]
@@ -144,20 +144,20 @@ def find_changes(given: Flags, probability: Mask) -> Changes:
     # whole numbers: float64 adds them exactly, in any order
     weights = np.rint(certainty * CERTAINTY_SCALE)
     sums = np.bincount(numbers, weights, minlength=count + 1)[1:].astype(np.float64)
-    rim = np.bincount(label[_rim(label)], minlength=count + 1)[1:]
+    edge = np.bincount(label[rim(label)], minlength=count + 1)[1:]
     added = kind.ravel()[first] == ADDED
-    features = describe(pixels, rim, sums, added, int(np.count_nonzero(given)))
-    return Changes(label, pixels, first, features, _boxes(label, count))
+    features = describe(pixels, edge, sums, added, int(np.count_nonzero(given)))
+    return Changes(label, pixels, first, features, bounding_boxes(label, count))
 
 
 def describe(
-    pixels: Counts, rim: Counts, certainty: Floats | Counts, added: Flags, given_pixels: int
+    pixels: Counts, edge: Counts, certainty: Floats | Counts, added: Flags, given_pixels: int
 ) -> Floats:
     """``FEATURES`` of pieces of change.
 
     Args:
         pixels: (n,) sizes.
-        rim: (n,) how many of these have a neighbour outside the piece.
+        edge: (n,) how many of these have a neighbour outside the piece.
         certainty: (n,) sums over the pixels, in whole numbers of ``CERTAINTY_SCALE``.
         added: (n,) whether the piece was added, not taken away.
         given_pixels: size of the given mask.
@@ -165,7 +165,7 @@ def describe(
     Returns:
         (n, len(FEATURES)) float64.
     """
-    thickness = 2 * pixels / np.maximum(rim, 1)
+    thickness = 2 * pixels / np.maximum(edge, 1)
     share = pixels / max(given_pixels, 1)
     columns = (
         np.ones(len(pixels)),
@@ -214,7 +214,7 @@ def keep_better(
     doubtful = (trust < DOUBTFUL) & judged(changes.features)
     if not doubtful.any():
         return probability, ()
-    objects, _ = _components(((probability > 0.5) | given).astype(np.uint8))
+    objects, _ = components(((probability > 0.5) | given).astype(np.uint8))
     owner = objects.ravel()[changes.first]
     areas = np.bincount(objects[given], minlength=int(objects.max()) + 1)
     wrong = np.bincount(owner, changes.pixels * doubtful, minlength=len(areas))
@@ -231,37 +231,3 @@ def keep_better(
         for k in order
     )
     return result, places
-
-
-def _components(kind: NDArray[np.uint8]) -> tuple[NDArray[np.int32], Counts]:
-    """Connected pixels of equal value other than 0: labels 1 .. n, and a pixel of each."""
-    image = pyvips.Image.new_from_array(kind)
-    regions = image.labelregions().numpy().astype(np.int32)
-    inside = np.flatnonzero(kind)
-    _, first, numbers = np.unique(regions.ravel()[inside], return_index=True, return_inverse=True)
-    label = np.zeros(kind.size, np.int32)
-    label[inside] = numbers + 1
-    return label.reshape(kind.shape), inside[first]
-
-
-def _rim(label: NDArray[np.int32]) -> Flags:
-    """Pixels of a piece with a neighbour, of four, outside it; the image's border is none."""
-    rim = np.zeros(label.shape, np.bool_)
-    down = label[1:] != label[:-1]
-    rim[1:] |= down
-    rim[:-1] |= down
-    right = label[:, 1:] != label[:, :-1]
-    rim[:, 1:] |= right
-    rim[:, :-1] |= right
-    return rim & (label > 0)
-
-
-def _boxes(label: NDArray[np.int32], count: int) -> Counts:
-    boxes = np.zeros((count + 1, 4), np.int64)
-    boxes[:, :2] = max(label.shape)
-    y, x = np.nonzero(label)
-    numbers = label[y, x]
-    for column, values in ((0, y), (1, x)):
-        np.minimum.at(boxes[:, column], numbers, values)
-        np.maximum.at(boxes[:, column + 2], numbers, values + 1)
-    return boxes[1:]

@@ -1,0 +1,196 @@
+"""The guard of ``guard.py`` for results that are never in memory as a whole.
+
+The same pieces of change, the same trust, the same decisions, in at most three passes over the
+strips of a result: the changes that are large enough to be judged; where one is doubted, the
+objects it belongs to; and all that is to be undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crispseg.refiners.guard import (
+    ADDED,
+    DOUBTFUL,
+    MISUNDERSTOOD,
+    REMOVED,
+    Counts,
+    Flags,
+    Floats,
+    Kept,
+    describe,
+    judged,
+    trust_in,
+)
+from crispseg.tiling.pieces import PieceFinder, Pieces, components, rim
+from crispseg.types import Box, Size
+
+Changed = NDArray[np.int32]
+"""(h, w) plane ``change`` of a result, see ``refiners.stream.encode``."""
+
+STRIP_PX = 1 << 21
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the guard judges, in windows.
+
+    Attributes:
+        size: of the image.
+        given: window of the given mask, bool.
+        change: window of the plane ``change``.
+        given_pixels: size of the given mask.
+    """
+
+    size: Size
+    given: Callable[[Box], Flags]
+    change: Callable[[Box], Changed]
+    given_pixels: int
+
+    def strips(self) -> Iterator[tuple[int, Box]]:
+        """Numbers and boxes of the strips, from top to bottom."""
+        rows = max(STRIP_PX // self.size.width, 1)
+        for number, y0 in enumerate(range(0, self.size.height, rows)):
+            yield number, Box(y0, 0, min(y0 + rows, self.size.height), self.size.width)
+
+
+class StreamedGuard:
+    """Judges a result, and then corrects it window by window.
+
+    Args:
+        evidence: the result.
+        weights: of ``guard.FEATURES``.
+    """
+
+    def __init__(self, evidence: Evidence, weights: tuple[float, ...]) -> None:
+        self._evidence = evidence
+        self._weights = weights
+        self._doubtful = self._find_doubtful()
+        self._objects: Pieces | None = None
+        self._undone: Pieces | None = None
+        self.kept: tuple[Kept, ...] = ()
+        if len(self._doubtful):
+            self._objects = self._find_objects()
+            self._undone = self._find_undone()
+            trust = self._trust(self._undone)
+            self._doubted = np.minimum(trust, 0.49).astype(np.float32)
+            self.kept = _report(self._undone, trust)
+
+    def strips(self) -> Iterator[tuple[int, Box]]:
+        """The strips in which ``correct`` wants the result."""
+        return self._evidence.strips()
+
+    def undoing(self, number: int, strip: Box) -> tuple[Flags, NDArray[np.float32]] | None:
+        """Where a strip goes back to the given mask.
+
+        Returns:
+            (h, w) bool, and (h, w) float32 the probability of the other side there; None: nowhere.
+        """
+        if self._undone is None:
+            return None
+        labels, which = self._undone.in_strip(number)
+        if not len(labels):
+            return None
+        label, _ = components(self._to_undo(number, strip))
+        doubted = np.zeros(int(label.max()) + 1, np.float32)
+        back = np.zeros(len(doubted), np.bool_)
+        back[labels], doubted[labels] = True, self._doubted[which]
+        return back[label], doubted[label]
+
+    def _trust(self, pieces: Pieces) -> Floats:
+        return trust_in(self._features(pieces), self._weights)
+
+    def _features(self, pieces: Pieces) -> Floats:
+        return describe(
+            pieces.pixels,
+            pieces.sums[:, 0],
+            pieces.sums[:, 1],
+            pieces.kind == ADDED,
+            self._evidence.given_pixels,
+        )
+
+    def _find_doubtful(self) -> Pieces:
+        finder = PieceFinder(2, lambda pieces: judged(self._features(pieces)))
+        for _, strip in self._evidence.strips():
+            change = self._evidence.change(strip)
+            finder.feed(strip.y0, kind_of(change), (self._rim(strip), certainty_of(change)))
+        pieces = finder.finish()
+        if not len(pieces):
+            return pieces
+        return pieces.take(np.flatnonzero(self._trust(pieces) < DOUBTFUL))
+
+    def _find_objects(self) -> Pieces:
+        """Objects, of both masks together, that the network has not understood."""
+        width = self._evidence.size.width
+        finder = PieceFinder(2, lambda p: p.sums[:, 1] > MISUNDERSTOOD * p.sums[:, 0])
+        for _, strip in self._evidence.strips():
+            given = self._evidence.given(strip)
+            wrong = np.zeros(strip.size, np.int64)
+            first = self._doubtful.first - strip.y0 * width
+            here = (first >= 0) & (first < wrong.size)
+            wrong.ravel()[first[here]] = self._doubtful.pixels[here]
+            finder.feed(strip.y0, self._union(strip, given), (given, wrong))
+        return finder.finish()
+
+    def _find_undone(self) -> Pieces:
+        finder = PieceFinder(3, lambda pieces: np.ones(len(pieces), np.bool_))
+        for number, strip in self._evidence.strips():
+            kind = self._to_undo(number, strip)
+            certainty = certainty_of(self._evidence.change(strip))
+            whole = self._inside_objects(number, strip)
+            finder.feed(strip.y0, kind, (self._rim(strip), certainty, whole))
+        return finder.finish()
+
+    def _union(self, strip: Box, given: Flags) -> NDArray[np.uint8]:
+        return (given | (self._evidence.change(strip) > 0)).astype(np.uint8)
+
+    def _inside_objects(self, number: int, strip: Box) -> Flags:
+        assert self._objects is not None
+        labels, _ = self._objects.in_strip(number)
+        if not len(labels):
+            return np.zeros(strip.size, np.bool_)
+        label, _ = components(self._union(strip, self._evidence.given(strip)))
+        return _chosen(label, labels)
+
+    def _to_undo(self, number: int, strip: Box) -> NDArray[np.uint8]:
+        """Kinds of change, of doubtful pieces and of whole objects only."""
+        kind = kind_of(self._evidence.change(strip))
+        wanted = self._inside_objects(number, strip)
+        labels, _ = self._doubtful.in_strip(number)
+        if len(labels):
+            wanted |= _chosen(components(kind)[0], labels)
+        kind[~wanted] = 0
+        return kind
+
+    def _rim(self, strip: Box) -> Flags:
+        around = Box(strip.y0 - 1, 0, strip.y1 + 1, strip.x1).clip(self._evidence.size)
+        kinds = rim(kind_of(self._evidence.change(around)))
+        return kinds[strip.y0 - around.y0 :][: strip.height]
+
+
+def kind_of(change: Changed) -> NDArray[np.uint8]:
+    """ADDED, REMOVED or 0."""
+    return np.where(change > 0, ADDED, np.where(change < 0, REMOVED, 0)).astype(np.uint8)
+
+
+def certainty_of(change: Changed) -> Changed:
+    """Certainty of changed pixels in whole numbers of ``CERTAINTY_SCALE``; 0 elsewhere."""
+    return np.asarray(np.maximum(np.abs(change) - 1, 0), np.int32)
+
+
+def _chosen(label: NDArray[np.int32], labels: Counts) -> Flags:
+    chosen = np.zeros(int(label.max()) + 1, np.bool_)
+    chosen[labels] = True
+    return np.asarray(chosen[label])
+
+
+def _report(pieces: Pieces, trust: Floats) -> tuple[Kept, ...]:
+    order = np.argsort(-pieces.pixels, kind="stable")
+    return tuple(
+        Kept(pieces.box(k), int(pieces.pixels[k]), float(trust[k]), bool(pieces.sums[k, 2]))
+        for k in order
+    )

@@ -1,0 +1,281 @@
+"""Connected pieces of an image that is seen a strip at a time.
+
+Pieces are labelled strip by strip and joined where they touch across the line between two strips.
+Only pieces that reach the last row seen can still grow; every other one is handed to a rule that
+says whether anyone will ask for it, and forgotten otherwise. Memory follows the width of the image
+and the number of pieces that are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from crispseg.types import Box
+
+Counts = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+def components(kind: NDArray[np.uint8]) -> tuple[NDArray[np.int32], Counts]:
+    """Connected (4 neighbours) pixels of equal value other than 0.
+
+    Returns:
+        (H, W) labels, 1 .. n, 0 where ``kind`` is 0; and the first pixel of each, as a flat index.
+    """
+    image = pyvips.Image.new_from_array(kind)
+    regions = image.labelregions().numpy().astype(np.int32)
+    inside = np.flatnonzero(kind)
+    _, first, numbers = np.unique(regions.ravel()[inside], return_index=True, return_inverse=True)
+    label = np.zeros(kind.size, np.int32)
+    label[inside] = numbers + 1
+    return label.reshape(kind.shape), inside[first]
+
+
+def rim(label: NDArray[Any]) -> Flags:
+    """Pixels of a piece with a neighbour, of four, outside it; the array's border is none."""
+    on_rim = np.zeros(label.shape, np.bool_)
+    down = label[1:] != label[:-1]
+    on_rim[1:] |= down
+    on_rim[:-1] |= down
+    right = label[:, 1:] != label[:, :-1]
+    on_rim[:, 1:] |= right
+    on_rim[:, :-1] |= right
+    return on_rim & (label > 0)
+
+
+def bounding_boxes(label: NDArray[np.int32], count: int) -> Counts:
+    """(count, 4) y0, x0, y1, x1 of the labels 1 .. count."""
+    boxes = np.zeros((count + 1, 4), np.int64)
+    boxes[:, :2] = max(label.shape)
+    y, x = np.nonzero(label)
+    numbers = label[y, x]
+    for column, values in ((0, y), (1, x)):
+        np.minimum.at(boxes[:, column], numbers, values)
+        np.maximum.at(boxes[:, column + 2], numbers, values + 1)
+    return boxes[1:]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What is known of some pieces.
+
+    Attributes:
+        kind: (n,) the value that their pixels share.
+        first: (n,) their first pixel in reading order, y * width + x.
+        boxes: (n, 4) y0, x0, y1, x1.
+        pixels: (n,) their sizes.
+        sums: (n, k) of what was counted over their pixels.
+        members: for each, its (strip, label) pairs, where a strip is the number of a ``feed``.
+    """
+
+    kind: NDArray[np.uint8]
+    first: Counts
+    boxes: Counts
+    pixels: Counts
+    sums: Counts
+    members: Sequence[Sequence[tuple[int, int]]]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, index: Counts) -> Pieces:
+        """Only those at ``index``."""
+        return Pieces(
+            self.kind[index],
+            self.first[index],
+            self.boxes[index],
+            self.pixels[index],
+            self.sums[index],
+            [self.members[i] for i in index],
+        )
+
+    def in_strip(self, strip: int) -> tuple[Counts, Counts]:
+        """Labels of a strip that belong to one of these pieces, and which."""
+        labels, which = np.array(self._by_strip.get(strip, []), np.int64).reshape(-1, 2).T
+        return labels, which
+
+    @cached_property
+    def _by_strip(self) -> dict[int, list[tuple[int, int]]]:
+        pairs: dict[int, list[tuple[int, int]]] = {}
+        for i, members in enumerate(self.members):
+            for number, label in members:
+                pairs.setdefault(number, []).append((label, i))
+        return pairs
+
+    def box(self, index: int) -> Box:
+        """The bounding box of one."""
+        y0, x0, y1, x1 = (int(value) for value in self.boxes[index])
+        return Box(y0, x0, y1, x1)
+
+
+class _Labels(Sequence[Sequence[tuple[int, int]]]):
+    """The members of a strip's own pieces, made when asked for: there may be very many."""
+
+    def __init__(self, strip: int, count: int) -> None:
+        self._strip = strip
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        return [(self._strip, int(index) + 1)]
+
+
+def _joined(parts: Sequence[Pieces], columns: int) -> Pieces:
+    if not parts:
+        none = np.zeros(0, np.int64)
+        empty = (np.zeros((0, 4), np.int64), none, np.zeros((0, columns), np.int64))
+        return Pieces(np.zeros(0, np.uint8), none, *empty, [])
+    stacks = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("kind", "first", "boxes", "pixels", "sums")
+    )
+    kind, first, boxes, pixels, sums = stacks
+    return Pieces(kind, first, boxes, pixels, sums, [m for p in parts for m in p.members])
+
+
+@dataclass
+class PieceFinder:
+    """Finds pieces in strips that are fed to it from top to bottom.
+
+    Attributes:
+        columns: how many quantities are summed over pieces.
+        wanted: closed pieces -> (n,) which to keep; kept pieces are what ``finish`` returns.
+    """
+
+    columns: int
+    wanted: Callable[[Pieces], Flags]
+    _strip: int = field(default=0, init=False)
+    _open: Pieces = field(init=False)
+    _kept: list[Pieces] = field(default_factory=list, init=False)
+    _bottom: NDArray[np.int64] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._open = _joined([], self.columns)
+
+    def feed(self, y0: int, kind: NDArray[np.uint8], counted: Sequence[NDArray[Any]]) -> None:
+        """Take the next strip.
+
+        Args:
+            y0: its first row.
+            kind: (h, W) pixels of one piece share a value; 0 belongs to none.
+            counted: ``columns`` arrays (h, W) of whole numbers, summed over each piece.
+        """
+        label, own = self._pieces_of(y0, kind, counted)
+        before = len(self._open)
+        parent = np.arange(before + len(own))
+        for above, below in self._touching(label, own):
+            a, b = _root(parent, above), _root(parent, before + below)
+            parent[max(a, b)] = min(a, b)
+        linked = np.flatnonzero(parent != np.arange(len(parent)))
+        for node in linked:
+            parent[node] = _root(parent, int(node))
+        merged, number = self._merge(own, parent)
+        bottom = np.zeros(label.shape[1], np.int64)
+        on = label[-1] > 0
+        bottom[on] = number[before + label[-1][on] - 1] + 1
+        is_open = np.zeros(len(merged), np.bool_)
+        is_open[bottom[on] - 1] = True
+        self._keep(merged.take(np.flatnonzero(~is_open & self._wanted(merged))))
+        place = np.cumsum(is_open)
+        bottom[on] = place[bottom[on] - 1]
+        self._open, self._bottom = merged.take(np.flatnonzero(is_open)), bottom
+        self._strip += 1
+
+    def finish(self) -> Pieces:
+        """All wanted pieces, in the order of their first pixels."""
+        self._keep(self._open.take(np.flatnonzero(self._wanted(self._open))))
+        kept = _joined(self._kept, self.columns)
+        return kept.take(np.argsort(kept.first, kind="stable"))
+
+    def _wanted(self, pieces: Pieces) -> Flags:
+        return self.wanted(pieces) if len(pieces) else np.zeros(0, np.bool_)
+
+    def _keep(self, pieces: Pieces) -> None:
+        if len(pieces):
+            self._kept.append(pieces)
+
+    def _pieces_of(
+        self, y0: int, kind: NDArray[np.uint8], counted: Sequence[NDArray[Any]]
+    ) -> tuple[NDArray[np.int32], Pieces]:
+        label, first = components(kind)
+        count, width = len(first), kind.shape[1]
+        inside = np.flatnonzero(label)
+        numbers = label.ravel()[inside]
+        pixels = np.bincount(numbers, minlength=count + 1)[1:]
+        sums = np.zeros((count, self.columns), np.int64)
+        for column, values in enumerate(counted):
+            weights = values.ravel()[inside]
+            sums[:, column] = np.bincount(numbers, weights, minlength=count + 1)[1:]
+        boxes = bounding_boxes(label, count) + np.array([y0, 0, y0, 0])
+        kinds = kind.ravel()[first]
+        own = Pieces(kinds, first + y0 * width, boxes, pixels, sums, _Labels(self._strip, count))
+        return label, own
+
+    def _touching(self, label: NDArray[np.int32], own: Pieces) -> list[tuple[int, int]]:
+        """Pairs (open piece, piece of this strip) that share a side across the line."""
+        if self._bottom is None:
+            return []
+        at = np.flatnonzero((self._bottom > 0) & (label[0] > 0))
+        above, below = self._bottom[at] - 1, label[0][at].astype(np.int64) - 1
+        same = self._open.kind[above] == own.kind[below]
+        pairs = np.unique(np.stack([above[same], below[same]], axis=1), axis=0)
+        return [(int(a), int(b)) for a, b in pairs]
+
+    def _merge(self, own: Pieces, parent: Counts) -> tuple[Pieces, Counts]:
+        """Open pieces and a strip's own, joined by ``parent``; and the number of each in them."""
+        old = self._open
+        roots, number = np.unique(parent, return_inverse=True)
+        count = len(roots)
+        first = np.full(count, np.iinfo(np.int64).max)
+        boxes = np.stack([first, first, np.zeros_like(first), np.zeros_like(first)], axis=1)
+        pixels = np.zeros(count, np.int64)
+        sums = np.zeros((count, self.columns), np.int64)
+        np.minimum.at(first, number, np.concatenate([old.first, own.first]))
+        both = np.concatenate([old.boxes, own.boxes])
+        np.minimum.at(boxes[:, :2], number, both[:, :2])
+        np.maximum.at(boxes[:, 2:], number, both[:, 2:])
+        np.add.at(pixels, number, np.concatenate([old.pixels, own.pixels]))
+        np.add.at(sums, number, np.concatenate([old.sums, own.sums]))
+        kind = np.concatenate([old.kind, own.kind])[roots]
+        merged = Pieces(kind, first, boxes, pixels, sums, ())
+        return replace(merged, members=_Merged(old, own, parent, roots)), number
+
+
+class _Merged(Sequence[Sequence[tuple[int, int]]]):
+    """Members of pieces that were joined, put together when asked for."""
+
+    def __init__(self, old: Pieces, own: Pieces, parent: Counts, roots: Counts) -> None:
+        self._old = old
+        self._own = own
+        self._roots = roots
+        self._more: dict[int, list[int]] = {}
+        for node in np.flatnonzero(parent != np.arange(len(parent))):
+            self._more.setdefault(int(parent[node]), []).append(int(node))
+
+    def __len__(self) -> int:
+        return len(self._roots)
+
+    def __getitem__(self, index: Any) -> Any:
+        root = int(self._roots[index])
+        before = len(self._old)
+        found: list[tuple[int, int]] = []
+        for node in (root, *self._more.get(root, ())):
+            piece = self._old.members[node] if node < before else self._own.members[node - before]
+            found.extend(piece)
+        return found
+
+
+def _root(parent: Counts, node: int) -> int:
+    while parent[node] != node:
+        parent[node] = parent[parent[node]]
+        node = int(parent[node])
+    return node

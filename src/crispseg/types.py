@@ -129,26 +129,36 @@ def check_mask(mask: NDArray[Any], size: Size | None = None) -> Mask:
             f"mask is {mask.shape[1]}x{mask.shape[0]} but the image is {size.width}x{size.height} "
             "(width x height); resize the mask to the image's size"
         )
-    if mask.dtype == np.bool_:
-        return mask.astype(np.float32)
-    if np.issubdtype(mask.dtype, np.integer):
-        return _integers_to_probability(mask)
-    if np.issubdtype(mask.dtype, np.floating):
-        return _floats_to_probability(mask)
-    raise InputError(f"mask must be bool, integer or float, not {mask.dtype}")
+    check_mask_dtype(mask.dtype)
+    # min and max of everything: a NaN anywhere shows in both
+    return scaled_mask(mask, mask_scale(mask.dtype, mask.min(), mask.max()))
 
 
-def _integers_to_probability(mask: NDArray[Any]) -> Mask:
-    low, high = int(mask.min()), int(mask.max())
-    if low < 0 or high > 65535:
-        raise InputError(f"an integer mask must lie in 0..65535; this one spans {low}..{high}")
-    if high <= 1:
-        return mask.astype(np.float32)
-    return mask.astype(np.float32) / np.float32(255 if high <= 255 else 65535)
+def check_mask_dtype(kind: np.dtype[Any]) -> None:
+    """Refuse what is no number.
+
+    Raises:
+        InputError: neither bool nor integer nor float.
+    """
+    if kind.kind not in "biuf":
+        raise InputError(f"mask must be bool, integer or float, not {kind}")
 
 
-def _floats_to_probability(mask: NDArray[Any]) -> Mask:
-    low, high = float(mask.min()), float(mask.max())
+def mask_scale(kind: np.dtype[Any], low: float, high: float) -> float:
+    """By what a mask's values are divided, told by its dtype and the range of all its values.
+
+    Raises:
+        InputError: values that are no mask's.
+    """
+    if kind == np.bool_:
+        return 1
+    if np.issubdtype(kind, np.integer):
+        if low < 0 or high > 65535:
+            raise InputError(
+                f"an integer mask must lie in 0..65535; this one spans {int(low)}..{int(high)}"
+            )
+        return 1 if high <= 1 else 255 if high <= 255 else 65535
+    check_mask_dtype(kind)
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError("mask holds NaN or infinite values; replace them before refining")
     if low < 0 or high > 1:
@@ -156,4 +166,10 @@ def _floats_to_probability(mask: NDArray[Any]) -> Mask:
             f"a float mask must lie in [0, 1]; this one spans {low}..{high} "
             "(divide by 255 if it is 0..255)"
         )
-    return mask.astype(np.float32, copy=False)
+    return 1
+
+
+def scaled_mask(values: NDArray[Any], scale: float) -> Mask:
+    """(H, W) values divided by ``mask_scale``, float32."""
+    mask: Mask = values.astype(np.float32, copy=False)
+    return mask if scale == 1 else np.divide(mask, np.float32(scale))

@@ -45,6 +45,13 @@ _VIPS_LOADERS = {
     "HEIF": "heifload_source",
 }
 
+_VIPS_FORMATS = {"uchar": "u1", "ushort": "u2", "float": "f4", "double": "f8"} | {
+    "char": "i1",
+    "short": "i2",
+    "uint": "u4",
+    "int": "i4",
+}
+
 # The plugin classes are called directly: PIL.Image.open warns or fails above a limit of its own.
 _PILLOW_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
@@ -97,6 +104,28 @@ class StoredImage:
             if isinstance(self._handle, ImageFile.ImageFile):
                 return _pillow_pixels(self._handle)
             return _vips_pixels(self._handle)
+
+    def bands(self, rows: int) -> Iterator[NDArray[Any]]:
+        """Decode as ``pixels`` does, ``rows`` rows at a time from the top; works once.
+
+        Memory follows the band where the format is read row by row (JPEG, PNG, TIFF).
+
+        Raises:
+            InputError: the file is damaged or incomplete.
+        """
+        with _decoding(self.path):
+            if not isinstance(self._handle, pyvips.Image):
+                whole = self.pixels()
+                yield from (whole[y : y + rows] for y in range(0, self.size.height, rows))
+                return
+            image = _without_cmyk(self._handle)
+            region = pyvips.Region.new(image)
+            kind = _VIPS_FORMATS[image.format]
+            for y in range(0, self.size.height, rows):
+                count = min(rows, self.size.height - y)
+                buffer = region.fetch(0, y, self.size.width, count)
+                shape = (count, self.size.width) + ((image.bands,) if image.bands > 1 else ())
+                yield np.frombuffer(buffer, kind).reshape(shape)
 
     def palette(self) -> Palette | None:
         """The indices and colours if this is a palette file, None otherwise.
@@ -262,9 +291,13 @@ def _is_palette_tiff(file: IO[bytes]) -> bool:
     return is_palette
 
 
+def _without_cmyk(image: Any) -> Any:
+    is_other = image.interpretation in ("cmyk", "lab", "labs", "labq")
+    return image.colourspace("srgb") if is_other else image
+
+
 def _vips_pixels(image: Any) -> NDArray[Any]:
-    if image.interpretation in ("cmyk", "lab", "labs", "labq"):
-        image = image.colourspace("srgb")
+    image = _without_cmyk(image)
     # image.numpy() makes a 0-d array of a single grey pixel
     shape = (image.height, image.width) + ((image.bands,) if image.bands > 1 else ())
     return np.asarray(image.numpy()).reshape(shape)

@@ -37,7 +37,7 @@ def read_image(path: StrPath, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
             large, or holds something other than grey or RGB.
     """
     with open_stored(path, max_pixels=max_pixels) as stored:
-        pixels = upright(_to_rgb(stored.pixels(), path), stored.orientation)
+        pixels = upright(to_rgb(stored.pixels(), path), stored.orientation)
     try:
         return check_image(np.ascontiguousarray(pixels))
     except InputError as error:
@@ -72,7 +72,7 @@ def write_image(path: StrPath, image: Image) -> None:
     write_array(path, image)
 
 
-def _to_rgb(pixels: NDArray[Any], path: StrPath) -> NDArray[Any]:
+def to_rgb(pixels: NDArray[Any], path: StrPath) -> NDArray[Any]:
     """(H, W) or (H, W, C) of the file -> (H, W, 3), often a view."""
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels not in (1, 2, 3, 4):

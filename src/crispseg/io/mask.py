@@ -49,7 +49,7 @@ def read_mask(path: StrPath, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Mask:
         values = (
             _values_of_pixels(stored.pixels(), path)
             if palette is None
-            else _values_of_palette(palette)
+            else values_of_palette(palette)
         )
     try:
         return check_mask(values)
@@ -107,22 +107,32 @@ def _encode(mask: Mask, *, binary: bool, raw: bool) -> NDArray[Any]:
 
 def _values_of_pixels(pixels: NDArray[Any], path: StrPath) -> NDArray[Any]:
     """(H, W) or (H, W, C) -> (H, W): the alpha channel or the largest of the colours."""
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        alpha = pixels[:, :, -1]
+        if alpha.min() != alpha.max():
+            return alpha
+    return colour_values(pixels, path)
+
+
+def colour_values(pixels: NDArray[Any], path: StrPath) -> NDArray[Any]:
+    """(H, W) or (H, W, C) -> (H, W): the largest of the colours.
+
+    Raises:
+        InputError: neither grey nor RGB, with or without alpha.
+    """
     if pixels.ndim == 2:
         return pixels
     channels = pixels.shape[2]
     if channels not in (1, 2, 3, 4):
         raise InputError(f"{path}: has {channels} channels; a mask is grey, RGB or RGBA")
-    if channels in (2, 4):
-        alpha = pixels[:, :, -1]
-        if alpha.min() != alpha.max():
-            return alpha
     largest: NDArray[Any] = pixels[:, :, 0]
     for channel in (1, 2) if channels >= 3 else ():  # faster than max(axis=2)
         largest = np.maximum(largest, pixels[:, :, channel])
     return largest
 
 
-def _values_of_palette(palette: Palette) -> NDArray[Any]:
+def values_of_palette(palette: Palette) -> NDArray[Any]:
+    """(H, W) by the rules of ``read_mask``."""
     alpha: NDArray[np.uint8] = palette.alpha[palette.indices]
     if alpha.min() != alpha.max():
         return alpha

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crispseg.types import Box, Image, Mask, Size
+from crispseg.io.atomic import StrPath
+from crispseg.types import Box, Image, InputError, Mask, Size
 
 Flags = NDArray[np.bool_]
 
@@ -83,3 +85,15 @@ class ArrayMask:
     def read(self, box: Box) -> Mask:
         """See MaskSource."""
         return self.values[box.slices]
+
+
+def needs_extra(module: str, extra: str, path: StrPath) -> None:
+    """Say what to install where a library is missing.
+
+    Raises:
+        InputError: ``module`` is not there.
+    """
+    if find_spec(module) is None:
+        raise InputError(
+            f"{path}: needs {module}, which is not installed; pip install 'crispseg[{extra}]'"
+        )

@@ -1,0 +1,178 @@
+"""Masks written from top to bottom, whatever their size: PNG, .npy, GeoTIFF, Zarr."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crispseg.io.atomic import StrPath, atomic_path, check_target
+from crispseg.io.raster import GeoGrid, RasterSink
+from crispseg.io.zarrays import ZarrSink
+from crispseg.types import Box, InputError, Size
+
+SINK_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".zarr")
+"""What ``open_sink`` can write."""
+
+LARGEST_PNG = 2**31 - 1
+
+
+class MaskSink(Protocol):
+    """What a mask is written to, in whole rows from top to bottom."""
+
+    def write(self, box: Box, values: NDArray[Any]) -> None:
+        """Write (box.height, box.width) values."""
+
+    def finish(self) -> None:
+        """No more follows."""
+
+    def abandon(self) -> None:
+        """Close without finishing."""
+
+
+@contextmanager
+def open_sink(
+    path: StrPath, size: Size, kind: str, grid: GeoGrid | None = None
+) -> Iterator[MaskSink]:
+    """Give a sink for a mask; the file appears when the block ends without exception.
+
+    Args:
+        path: ends in one of SINK_SUFFIXES.
+        size: of the mask.
+        kind: dtype, "u1" or "f4"; "?" and "f4" to .npy.
+        grid: for GeoTIFF.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".zarr":
+        with _atomic_folder(Path(path)) as folder:
+            yield from _filled(ZarrSink(folder, size, kind))
+        return
+    with atomic_path(path) as temporary:
+        if suffix == ".png":
+            yield from _filled(PngSink(temporary, size))
+        elif suffix == ".npy":
+            yield from _filled(NpySink(temporary, size, kind))
+        else:
+            yield from _filled(RasterSink(temporary, size, kind, grid))
+
+
+def check_sink(path: StrPath, size: Size | None = None) -> None:
+    """Make sure that ``open_sink`` can write ``path``; call it before long work.
+
+    Raises:
+        InputError: another suffix, no such folder, not writable, too large for the format.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SINK_SUFFIXES:
+        raise InputError(
+            f"{path}: an image of this size is written to one of {', '.join(SINK_SUFFIXES)}"
+        )
+    if suffix == ".zarr":
+        if Path(path).is_file() or not Path(path).parent.is_dir():
+            raise InputError(f"{path}: must be a new folder, or a Zarr array, in a folder there is")
+        return
+    check_target(path)
+    if size and suffix == ".png" and max(size) > LARGEST_PNG:
+        raise InputError(f"{path}: PNG ends at {LARGEST_PNG} pixels a side; write a .tif")
+
+
+def _filled(sink: MaskSink) -> Iterator[MaskSink]:
+    try:
+        yield sink
+    except BaseException:
+        sink.abandon()
+        raise
+    sink.finish()
+
+
+@contextmanager
+def _atomic_folder(path: Path) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name}.crispseg")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+class PngSink:
+    """8-bit grey PNG (RFC 2083), compressed row by row.
+
+    Args:
+        path: of the file.
+        size: of the mask.
+    """
+
+    def __init__(self, path: Path, size: Size) -> None:
+        self._file = open(path, "wb")  # noqa: SIM115
+        self._deflate = zlib.compressobj(6)
+        self._file.write(b"\x89PNG\r\n\x1a\n")
+        header = struct.pack(">IIBBBBB", size.width, size.height, 8, 0, 0, 0, 0)
+        self._chunk(b"IHDR", header)
+
+    def write(self, box: Box, values: NDArray[Any]) -> None:
+        """See MaskSink."""
+        rows = np.zeros((box.height, box.width + 1), np.uint8)  # each row begins with "no filter"
+        rows[:, 1:] = values
+        self._data(self._deflate.compress(rows.tobytes()))
+
+    def finish(self) -> None:
+        """See MaskSink."""
+        self._data(self._deflate.flush())
+        self._chunk(b"IEND", b"")
+        self._file.close()
+
+    def abandon(self) -> None:
+        """See MaskSink."""
+        self._file.close()
+
+    def _data(self, content: bytes) -> None:
+        if content:
+            self._chunk(b"IDAT", content)
+
+    def _chunk(self, name: bytes, content: bytes) -> None:
+        checksum = zlib.crc32(name + content)
+        self._file.write(struct.pack(">I", len(content)) + name + content)
+        self._file.write(struct.pack(">I", checksum))
+
+
+class NpySink:
+    """A .npy file.
+
+    Args:
+        path: of the file.
+        size: of the mask.
+        kind: dtype.
+    """
+
+    def __init__(self, path: Path, size: Size, kind: str) -> None:
+        self._file = open(path, "wb")  # noqa: SIM115
+        self._kind = np.dtype(kind)
+        header = {"descr": self._kind.str, "fortran_order": False, "shape": tuple(size)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def write(self, box: Box, values: NDArray[Any]) -> None:
+        """See MaskSink."""
+        self._file.write(np.ascontiguousarray(values, self._kind).tobytes())
+
+    def finish(self) -> None:
+        """See MaskSink."""
+        self._file.close()
+
+    def abandon(self) -> None:
+        """See MaskSink."""
+        self._file.close()

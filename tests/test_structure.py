@@ -31,7 +31,10 @@ MAY_IMPORT = {
     "train": {"types", "io", "layers", "models", "data", "metrics", "runtime"},
     "preview": {"types"},
     "metrics": {"types"},
-    "pipeline": {"types", "io", "models", "refiners", "segmenters", "tiling", "preview"},
+    "large": {"types", "io", "tiling", "refiners", "runtime"},
+    "pipeline": {
+        *("types", "io", "models", "refiners", "segmenters", "tiling", "preview", "large"),
+    },
     "evaluation": {"__init__", "types", "io", "data", "metrics", "preview", "refiners"},
     "__init__": {"types", "pipeline", "refiners", "segmenters"},
     "cli": {

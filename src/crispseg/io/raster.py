@@ -230,6 +230,15 @@ class RasterSink:
             self._file.close()
 
 
+def without_nodata(values: NDArray[Any], valid: Flags | None, nodata: int | None) -> NDArray[Any]:
+    """Values with ``nodata`` where there is no image and, unless it is 0, nowhere else."""
+    if nodata is None:
+        return values
+    if nodata:
+        values = np.where(values == nodata, values.dtype.type(nodata - 1), values)
+    return values if valid is None else np.where(valid, values, values.dtype.type(nodata))
+
+
 def overview_factors(size: Size) -> list[int]:
     """2, 4, 8, ... while the overview is larger than one small tile."""
     factors = []

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispseg.io.atomic import StrPath, atomic_path, check_target
-from crispseg.io.raster import GeoGrid, RasterSink
+from crispseg.io.raster import BLOCK, GeoGrid, RasterSink
 from crispseg.io.zarrays import ZarrSink
 from crispseg.types import Box, InputError, Size
 
@@ -107,6 +107,42 @@ def _atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+class BandWriter:
+    """Collects rows into bands as high as a GeoTIFF's tiles, so that each is compressed once.
+
+    Args:
+        sink: what gets the bands.
+        size: of the mask.
+        kind: its dtype.
+    """
+
+    def __init__(self, sink: MaskSink, size: Size, kind: str) -> None:
+        self._sink = sink
+        self._size = size
+        self._band = np.zeros((min(BLOCK, size.height), size.width), kind)
+        self._top = 0
+
+    def write(self, box: Box, values: NDArray[Any]) -> None:
+        """Take the next rows."""
+        y = box.y0
+        while y < box.y1:
+            count = min(self._top + len(self._band), box.y1) - y
+            self._band[y - self._top : y - self._top + count] = values[y - box.y0 :][:count]
+            y += count
+            if y == self._top + len(self._band):
+                self._flush(y)
+
+    def finish(self) -> None:
+        """Hand on what is left; the sink stays open."""
+        if self._top < self._size.height:
+            self._flush(self._size.height)
+
+    def _flush(self, bottom: int) -> None:
+        box = Box(self._top, 0, bottom, self._size.width)
+        self._sink.write(box, self._band[: box.height])
+        self._top = bottom
 
 
 class PngSink:

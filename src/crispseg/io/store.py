@@ -53,13 +53,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Strip:
-    """A finished strip: rows y0..y1-1, its blocks and whatever was kept with it."""
+    """A finished strip: rows y0..y1-1, and its blocks by plane."""
 
     path: Path
     y0: int
     y1: int
     blocks: Mapping[str, Sequence[Block]]
-    notes: Mapping[str, Any]
 
     def within(self, plane: str, x0: int, x1: int) -> Iterator[Block]:
         """The blocks of a plane that hold any of the columns x0..x1-1."""
@@ -185,7 +184,6 @@ class StripWriter:
         self._temporary = path.with_suffix(".tmp")
         self._file: IO[bytes] | None = None
         self._blocks: list[Block] = []
-        self.notes: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         self._file = open(self._temporary, "wb")
@@ -216,21 +214,21 @@ class StripWriter:
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
         assert self._file
-        if kind is not None:
+        try:
+            if kind is None:
+                self._commit(self._file)
+        finally:
             self._file.close()
             self._temporary.unlink(missing_ok=True)
-            return
-        y0, y1 = self._rows
-        index = {
-            "rows": [y0, y1],
-            "notes": self.notes,
-            "blocks": [[b.plane, b.x0, b.x1, b.offset, b.length, b.value] for b in self._blocks],
-        }
+
+    def _commit(self, file: IO[bytes]) -> None:
+        blocks = [[b.plane, b.x0, b.x1, b.offset, b.length, b.value] for b in self._blocks]
+        index = {"rows": list(self._rows), "blocks": blocks}
         content = json.dumps(index).encode()
-        self._file.write(content)
-        self._file.write(len(content).to_bytes(8, "little"))
-        self._file.write(zlib.crc32(content).to_bytes(8, "little"))
-        put_on_disk(self._file)
+        file.write(content)
+        file.write(len(content).to_bytes(8, "little"))
+        file.write(zlib.crc32(content).to_bytes(8, "little"))
+        put_on_disk(file)
         os.replace(self._temporary, self._path)
         sync_folder(self._path.parent)
         self._store.strips.append(_read_index(self._path))
@@ -272,7 +270,7 @@ def _read_index(path: Path) -> Strip:
         for plane, *rest in index["blocks"]:
             blocks.setdefault(plane, []).append(Block(plane, *rest))
         y0, y1 = index["rows"]
-        return Strip(path, y0, y1, blocks, index["notes"])
+        return Strip(path, y0, y1, blocks)
     except (OSError, ValueError, KeyError, TypeError):
         raise damaged(path) from None
 

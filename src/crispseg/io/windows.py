@@ -87,6 +87,29 @@ class ArrayMask:
         return self.values[box.slices]
 
 
+class CroppedImage:
+    """A part of an ImageSource as an ImageSource.
+
+    Args:
+        image: the whole.
+        box: which part.
+    """
+
+    def __init__(self, image: ImageSource, box: Box) -> None:
+        self._image = image
+        self._box = box
+        self.size = box.size
+        self.dtype = image.dtype
+
+    def read(self, box: Box) -> Image:
+        """See ImageSource."""
+        return self._image.read(box.shift(self._box.y0, self._box.x0))
+
+    def valid(self, box: Box) -> Flags | None:
+        """See ImageSource."""
+        return self._image.valid(box.shift(self._box.y0, self._box.x0))
+
+
 def needs_extra(module: str, extra: str, path: StrPath) -> None:
     """Say what to install where a library is missing.
 

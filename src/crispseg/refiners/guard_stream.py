@@ -63,16 +63,18 @@ class StreamedGuard:
 
     Args:
         evidence: the result.
-        weights: of ``guard.FEATURES``.
+        weights: of ``guard.FEATURES``; None: everything is trusted.
     """
 
-    def __init__(self, evidence: Evidence, weights: tuple[float, ...]) -> None:
+    def __init__(self, evidence: Evidence, weights: tuple[float, ...] | None) -> None:
         self._evidence = evidence
-        self._weights = weights
-        self._doubtful = self._find_doubtful()
         self._objects: Pieces | None = None
         self._undone: Pieces | None = None
         self.kept: tuple[Kept, ...] = ()
+        if weights is None:
+            return
+        self._weights = weights
+        self._doubtful = self._find_doubtful()
         if len(self._doubtful):
             self._objects = self._find_objects()
             self._undone = self._find_undone()

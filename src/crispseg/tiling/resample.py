@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crispseg.types import Box, Size
+from crispseg.io.windows import MaskSource
+from crispseg.types import Box, Mask, Size
 
 
 def resize_area(array: NDArray[Any], size: Size) -> NDArray[np.float32]:
@@ -140,3 +141,22 @@ def _bilinear_taps(
     source = np.clip(source, 0, length - 1)
     low = np.floor(source).astype(np.int64)
     return low, np.minimum(low + 1, length - 1), (source - low).astype(np.float32)
+
+
+class EnlargedMask:
+    """A mask of lower resolution as a MaskSource of a higher one; nothing enlarged is kept.
+
+    Args:
+        mask: of lower resolution.
+        size: what it is enlarged to, bilinearly.
+    """
+
+    def __init__(self, mask: MaskSource, size: Size) -> None:
+        self._mask = mask
+        self.size = size
+
+    def read(self, box: Box) -> Mask:
+        """See MaskSource."""
+        source = bilinear_source(self._mask.size, self.size, box)
+        part = Part(self._mask.size, source)
+        return bilinear_window(self._mask.read(source), self.size, box, part)

@@ -1,0 +1,137 @@
+"""A run that can be interrupted: its folder beside the output, its lock, and what it is about.
+
+The folder holds ``journal.json``, which says what the run is about, and whatever the run has
+finished (``io.store``). The same command finds it and goes on. Another image, model or option under
+the same output is noticed and refused; nothing of two runs can ever mix.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from crispseg.io.atomic import StrPath, atomic_path
+from crispseg.types import InputError
+
+JOURNAL, LOCK = "journal.json", "lock"
+SAMPLE_BYTES = 1 << 20
+
+
+class RunFolder:
+    """The folder of one run; use it in a ``with`` block, which holds its lock.
+
+    Args:
+        output: what the run makes; the folder lies beside it.
+        subject: what the run is about, name -> anything JSON knows; see ``fingerprint``.
+        restart: throw away what an earlier run has left.
+
+    Raises:
+        InputError: another process works on the same output, an earlier run was about something
+            else, or the folder cannot be written.
+    """
+
+    def __init__(self, output: StrPath, subject: Mapping[str, Any], *, restart: bool) -> None:
+        self.path = run_folder(output)
+        self._output = output
+        self._subject = json.loads(json.dumps(subject))
+        self._restart = restart
+        self._lock: IO[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.mkdir(exist_ok=True)
+            self._lock = open(self.path / LOCK, "ab")
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be made: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise InputError(
+                f"{self._output}: another process is at work on it; wait for it or stop it"
+            ) from None
+        try:
+            if os.fstat(self._lock.fileno()).st_nlink == 0:  # the run ended while we came
+                raise InputError(f"{self._output}: another process has just finished it")
+            self._agree()
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        assert self._lock
+        if kind is None or not any(self.path.rglob("*.strip")):
+            shutil.rmtree(self.path)
+        self._lock.close()
+
+    def _agree(self) -> None:
+        journal = self.path / JOURNAL
+        if self._restart:
+            for path in self.path.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != LOCK:
+                    path.unlink()
+        if not journal.exists():
+            with atomic_path(journal) as temporary:
+                temporary.write_text(json.dumps(self._subject, indent=1), encoding="utf-8")
+            return
+        try:
+            before = json.loads(journal.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise InputError(f"{journal}: is damaged; begin again with --restart") from None
+        changed = [name for name, value in self._subject.items() if before.get(name, None) != value]
+        if changed or set(before) != set(self._subject):
+            what = ", ".join(changed) or "what is done"
+            raise InputError(
+                f"{self._output}: was begun with another {what}; go on with the same, or begin "
+                "again with --restart"
+            )
+
+
+def run_folder(output: StrPath) -> Path:
+    """Where the run that makes ``output`` keeps what it has done."""
+    return Path(output).with_name(f"{Path(output).name}.crispseg")
+
+
+def fingerprint(path: StrPath) -> dict[str, Any]:
+    """What tells a file, or a folder of files, from any other: sizes, times, first and last bytes.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    root = Path(path)
+    files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+    digest = hashlib.sha256()
+    total = 0
+    try:
+        for file in files:
+            status = file.stat()
+            total += status.st_size
+            digest.update(
+                f"{file.relative_to(root)} {status.st_size} {status.st_mtime_ns}\n".encode()
+            )
+            if len(files) == 1:
+                digest.update(_ends(file, status.st_size))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    return {"name": root.name, "bytes": total, "sha256": digest.hexdigest()}
+
+
+def _ends(path: Path, length: int) -> bytes:
+    with open(path, "rb") as file:
+        first = file.read(SAMPLE_BYTES)
+        file.seek(max(length - SAMPLE_BYTES, 0), os.SEEK_SET)
+        return first + file.read(SAMPLE_BYTES)

@@ -1,0 +1,381 @@
+"""Files of any size, in bounded memory: what ``pipeline.refine_file`` does with large images.
+
+open by windows -> stream the cascade into a folder beside the output -> guard -> write the output
+
+The folder is what an interrupted run goes on from (``io.journal``); it is gone when the output is
+there.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crispseg.io.journal import RunFolder, fingerprint, run_folder
+from crispseg.io.outlines import Outlines, Region
+from crispseg.io.raster import GeoGrid, bands_of, without_nodata
+from crispseg.io.sinks import BandWriter, check_sink, open_sink
+from crispseg.io.sources import open_image, open_mask
+from crispseg.io.store import StripStore
+from crispseg.io.windows import CroppedImage, Flags, ImageSource, MaskSource
+from crispseg.refiners.base import Progress
+from crispseg.refiners.cascade import CascadeRefiner, check_roi, context_of
+from crispseg.refiners.guard import Kept
+from crispseg.refiners.guard_stream import Evidence, StreamedGuard
+from crispseg.refiners.local import Array
+from crispseg.refiners.stream import (
+    Scene,
+    StreamedCascade,
+    check_streamable,
+    encode,
+)
+from crispseg.runtime.memory import check_budget, give_back_at_once
+from crispseg.tiling.resample import EnlargedMask
+from crispseg.types import Box, InputError, Size
+
+FORMAT = 1
+"""Of the run folder; raised when an older one can no longer be gone on with."""
+WRITE_PX = 1 << 21
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do with which files.
+
+    Attributes:
+        image: any size, any format of ``io.sources``.
+        mask: of the image's size, or smaller with the same proportions.
+        output: one of ``io.sinks.SINK_SUFFIXES``.
+        binary: 0 and 255 (bool to .npy) instead of probabilities.
+        roi: only this part may change; outside is the given mask.
+        region: GeoJSON polygons; outside nothing is run, and the result is nodata, or 0.
+        polygons: GeoJSON file to write the result's outlines to.
+        tolerance_px: how far those may be from the pixels' edges.
+        memory: budget in bytes for the whole process; None: what it takes.
+        restart: throw away what an earlier run has left.
+    """
+
+    image: Path
+    mask: Path
+    output: Path
+    binary: bool = False
+    roi: Box | None = None
+    region: Path | None = None
+    polygons: Path | None = None
+    tolerance_px: float = 0.5
+    memory: int | None = None
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did.
+
+    Attributes:
+        size: of the image.
+        changed_pixels: whose binary value differs from the given mask's.
+        foreground_before: pixels of the given mask.
+        foreground_after: pixels of the result.
+        tiles_run: full-resolution tiles that the network ran.
+        tiles_planned: full-resolution tiles of the image.
+        network_runs: in all, those of an earlier, interrupted run included.
+        kept: where the guard kept the given mask.
+    """
+
+    size: Size
+    changed_pixels: int
+    foreground_before: int
+    foreground_after: int
+    tiles_run: int
+    tiles_planned: int
+    network_runs: int
+    kept: tuple[Kept, ...]
+
+
+def refine_large(job: Job, refiner: CascadeRefiner, progress: Progress | None = None) -> Summary:
+    """Refine a mask from file to file in bounded memory.
+
+    The result is that of ``CascadeRefiner.run`` to the bit. Interrupted in any way, the same call
+    goes on where it stopped, at most one strip of tiles back, and ends with the same bytes.
+
+    Args:
+        job: the files.
+        refiner: network and options.
+        progress: called with (network runs done, network runs in all), as far as is known.
+
+    Raises:
+        InputError: files that cannot be read, written or go together; a budget that is too small;
+            a run that was begun with something else; no space left on the disk.
+    """
+    check_streamable(refiner)
+    check_sink(job.output)
+    give_back_at_once()
+    with _honest(job), RunFolder(job.output, _subject(job, refiner), restart=job.restart) as folder:
+        return _Run(job, refiner, folder.path, progress).run()
+
+
+class _Run:
+    def __init__(
+        self, job: Job, refiner: CascadeRefiner, folder: Path, progress: Progress | None
+    ) -> None:
+        self.job = job
+        self.refiner = refiner
+        self.folder = folder
+        self.progress = progress
+        self.inputs = {path: fingerprint(path) for path in (job.image, job.mask)}
+        self.image: ImageSource = open_image(job.image, folder)
+        self.size = self.image.size
+        self.grid: GeoGrid | None = getattr(self.image, "grid", None)
+        check_sink(job.output, self.size)
+        if job.roi:
+            check_roi(job.roi, self.size)
+        if job.memory is not None:
+            network = refiner.model.module
+            parameters = sum(p.numel() for p in network.parameters())
+            check_budget(
+                job.memory, refiner.model.architecture, parameters, refiner.tile_size, self.size
+            )
+        self.soft = fitting_mask(open_mask(job.mask, folder), self.size, job)
+        self.region = Region(job.region, self.size, self.grid) if job.region else None
+        self.context = context_of(job.roi, self.size) if job.roi else Box(0, 0, *self.size)
+        self.exact = job.output.suffix.lower() == ".npy" and not job.binary
+
+    def run(self) -> Summary:
+        scene = Scene(CroppedImage(self.image, self.context), self._given, self._valid)
+        given_pixels, is_flat = self._count_given(scene)
+        summary = Summary(self.size, 0, 0, 0, 0, 0, 0, ())
+        if is_flat:
+            return self._write(self._flat(scene), summary)
+        if max(scene.size) <= self.refiner.tile_size:
+            return self._write_small(scene, summary)
+        cascade = StreamedCascade(
+            self.refiner, scene, self.folder, self.exact, self.refiner.batch_size, self.progress
+        )
+        for _ in cascade.run():
+            self._check_inputs()
+        store = cascade.result()
+        evidence = Evidence(
+            scene.size,
+            lambda box: scene.given(box) > 0.5,
+            lambda box: store.read("change", box),
+            given_pixels,
+        )
+        guard = StreamedGuard(evidence, self.refiner.guard)
+        summary = replace(
+            summary,
+            tiles_run=cascade.tiles_run,
+            tiles_planned=cascade.tiles_planned,
+            network_runs=cascade.runs,
+            kept=_shifted(guard.kept, self.context),
+        )
+        return self._write(self._judged(scene, store, guard), summary)
+
+    def _given(self, box: Box) -> Array:
+        given = self.soft.read(box.shift(self.context.y0, self.context.x0)) > 0.5
+        valid = self._valid(box)
+        return (given if valid is None else given & valid).astype(np.float32)
+
+    def _valid(self, box: Box) -> Flags | None:
+        return self._valid_at(box.shift(self.context.y0, self.context.x0))
+
+    def _valid_at(self, box: Box) -> Flags | None:
+        valid = self.image.valid(box)
+        if self.region is None:
+            return valid
+        inside = self.region.read(box)
+        return inside if valid is None else inside & valid
+
+    def _count_given(self, scene: Scene) -> tuple[int, bool]:
+        """Pixels of the given mask, and whether it is empty, or all there is."""
+        given, possible = 0, 0
+        for box in bands_of(scene.size, WRITE_PX):
+            valid = scene.valid(box)
+            given += int(np.count_nonzero(scene.given(box)))
+            possible += box.height * box.width if valid is None else int(valid.sum())
+        return given, given in (0, possible)
+
+    def _check_inputs(self) -> None:
+        for path, before in self.inputs.items():
+            if fingerprint(path) != before:
+                raise InputError(f"{path}: has changed during the run; begin again with --restart")
+
+    def _flat(self, scene: Scene) -> Iterator[Rows]:
+        for box in bands_of(scene.size, WRITE_PX):
+            given = scene.given(box)
+            yield Rows(box, encode(given > 0.5, given, exact=self.exact)["value"], given > 0.5)
+
+    def _write_small(self, scene: Scene, summary: Summary) -> Summary:
+        """An image that fits a tile: there is nothing to stream."""
+        whole = Box(0, 0, *scene.size)
+        valid, given = scene.valid(whole), scene.given(whole)
+        done = self.refiner.run(scene.image.read(whole), given, valid=valid, progress=self.progress)
+        value = encode(given > 0.5, done.mask, exact=self.exact)["value"]
+        summary = replace(
+            summary,
+            tiles_run=len(done.tiles_run),
+            tiles_planned=done.tiles_planned,
+            network_runs=done.network_runs,
+            kept=_shifted(done.kept, self.context),
+        )
+        return self._write(iter([Rows(whole, value, done.mask > 0.5)]), summary)
+
+    def _judged(self, scene: Scene, store: StripStore, guard: StreamedGuard) -> Iterator[Rows]:
+        for number, box in guard.strips():
+            value = store.read("value", box)
+            given = scene.given(box) > 0.5
+            refined = given ^ (store.read("change", box) != 0)
+            undoing = guard.undoing(number, box)
+            if undoing is not None:
+                back, doubted = undoing
+                corrected = np.where(given, 1 - doubted, doubted)
+                value[back] = encode(given, corrected, exact=self.exact)["value"][back]
+                refined[back] = given[back]
+            yield Rows(box, value, refined)
+
+    def _write(self, rows: Iterator[Rows], summary: Summary) -> Summary:
+        """Write the output, and the outlines, and count."""
+        self._check_inputs()
+        job = self.job
+        kind = "f4" if self.exact else "?" if job.output.suffix.lower() == ".npy" else "u1"
+        nodata = self._nodata()
+        grid = replace(self.grid, nodata=nodata) if self.grid else None
+        outlines = Outlines(self.size) if job.polygons else None
+        before = after = changed = 0
+        with open_sink(job.output, self.size, kind, grid) as sink:
+            writer = BandWriter(sink, self.size, kind)
+            for row in self._whole_rows(rows):
+                valid = self._valid_at(row.box)
+                given = self.soft.read(row.box) > 0.5
+                given = given if valid is None else given & valid
+                before += int(given.sum())
+                after += int(row.refined.sum())
+                changed += int((given != row.refined).sum())
+                if outlines:
+                    outlines.feed(row.box.y0, row.refined)
+                values = row.value if not job.binary else self._binary(row.refined, kind)
+                writer.write(row.box, without_nodata(values, valid, nodata))
+            writer.finish()
+        if outlines and job.polygons:
+            outlines.write(job.polygons, self.grid, job.tolerance_px)
+        return replace(
+            summary, changed_pixels=changed, foreground_before=before, foreground_after=after
+        )
+
+    def _binary(self, refined: Flags, kind: str) -> NDArray[Any]:
+        return refined if kind == "?" else refined.astype(np.uint8) * np.uint8(255)
+
+    def _nodata(self) -> int | None:
+        nodata = self.grid.nodata if self.grid else None
+        fits = nodata is not None and 0 <= nodata <= 255 and nodata == int(nodata)
+        return int(nodata) if nodata is not None and fits and not self.exact else None
+
+    def _whole_rows(self, rows: Iterator[Rows]) -> Iterator[Rows]:
+        """Rows of the region of interest, put into the given mask."""
+        roi, context = self.job.roi, self.context
+        if roi is None:
+            yield from rows
+            return
+        yield from self._given_rows(0, context.y0)
+        for row in rows:
+            box = Box(row.box.y0 + context.y0, 0, row.box.y1 + context.y0, self.size.width)
+            [whole] = self._given_rows(box.y0, box.y1, box.height)
+            y0, y1 = max(box.y0, roi.y0), min(box.y1, roi.y1)
+            if y0 < y1:
+                target = Box(y0, roi.x0, y1, roi.x1).shift(-box.y0, 0).slices
+                source = Box(y0, roi.x0, y1, roi.x1).shift(-box.y0, -context.x0).slices
+                whole.value[target] = row.value[source]
+                whole.refined[target] = row.refined[source]
+            yield whole
+        yield from self._given_rows(context.y1, self.size.height)
+
+    def _given_rows(self, y0: int, y1: int, rows: int | None = None) -> Iterator[Rows]:
+        step = rows or max(WRITE_PX // self.size.width, 1)
+        for top in range(y0, y1, step):
+            box = Box(top, 0, min(top + step, y1), self.size.width)
+            soft = self.soft.read(box)
+            valid = self._valid_at(box)
+            soft = soft if valid is None else soft * valid
+            value = encode(soft > 0.5, soft, exact=self.exact)["value"].copy()
+            yield Rows(box, value, soft > 0.5)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Finished rows: their values as they are written, and the binary mask."""
+
+    box: Box
+    value: NDArray[Any]
+    refined: Flags
+
+
+def fitting_mask(mask: MaskSource, size: Size, job: Job) -> MaskSource:
+    """A mask at the image's size; one of lower resolution is enlarged window by window.
+
+    Raises:
+        InputError: other proportions, or a larger mask.
+    """
+    if mask.size == size:
+        return mask
+    height, width = mask.size
+    # one of the two was rounded to whole pixels
+    fits = abs(height * size.width - width * size.height) <= max(size)
+    if not fits or height > size.height or width > size.width:
+        raise InputError(
+            f"{job.mask} is {width}x{height} but {job.image} is {size.width}x{size.height} "
+            "(width x height); a smaller mask must have the image's proportions"
+        )
+    return EnlargedMask(mask, size)
+
+
+def _shifted(kept: tuple[Kept, ...], context: Box) -> tuple[Kept, ...]:
+    return tuple(replace(k, box=k.box.shift(context.y0, context.x0)) for k in kept)
+
+
+def _subject(job: Job, refiner: CascadeRefiner) -> dict[str, Any]:
+    """What makes a run this run and no other; the memory budget does not."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(refiner.model.module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return {
+        "format": FORMAT,
+        "image": fingerprint(job.image),
+        "mask": fingerprint(job.mask),
+        "region": fingerprint(job.region) if job.region else None,
+        "model": digest.hexdigest(),
+        "device": refiner.device.type,
+        "tile size": refiner.tile_size,
+        "fast": refiner.fast,
+        "calibration": refiner.temperature,
+        "guard": refiner.guard,
+        "ROI": job.roi and (job.roi.y0, job.roi.x0, job.roi.y1, job.roi.x1),
+        "kind of output": [job.output.suffix.lower(), job.binary],
+    }
+
+
+@contextmanager
+def _honest(job: Job) -> Iterator[None]:
+    """Say what is left where a run ends early, and what to do."""
+    folder = run_folder(job.output)
+    try:
+        yield
+    except InputError as error:
+        if "--restart" in str(error) or not any(folder.rglob("*.strip")):
+            raise
+        raise InputError(
+            f"{error}; what is done is kept in {folder}, and the same command goes on from there"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"{folder}: no space left on the disk; free some, and the same command goes on"
+        ) from None

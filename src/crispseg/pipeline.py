@@ -26,7 +26,8 @@ from crispseg.io import (
     write_labels,
     write_mask,
 )
-from crispseg.models.weights import DEFAULT_SEGMENTER, load_model
+from crispseg.models.weights import load_model
+from crispseg.models.zoo import DEFAULT_SEGMENTER
 from crispseg.preview import render_overlay
 from crispseg.refiners.base import Progress, Refinement
 from crispseg.refiners.cascade import CascadeRefiner, Mode

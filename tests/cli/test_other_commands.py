@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from crispseg.cli import main as cli
-from crispseg.models.weights import KNOWN, local_file
+from crispseg.models.zoo import KNOWN, local_file
 
 bundled = pytest.mark.skipif(
     local_file(KNOWN["cascadepsp-lite"]) is None, reason="the bundled model is not there yet"

@@ -139,7 +139,6 @@ def refiner() -> None:
 
 
 CASES = {
-    "no model yet": (lambda: None, ["--model", "lwrefinenet-camvid"], "give --model FILE"),
     "unknown model": (lambda: None, ["--model", "pspnet"], "no model or weights file"),
     "a refiner's weights": (refiner, ["--model", "refiner.safetensors"], "refines masks"),
     "a bundled refiner": (lambda: None, ["--model", "cascadepsp-lite"], "crispseg refine"),

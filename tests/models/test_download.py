@@ -16,9 +16,9 @@ from urllib.error import URLError
 import pytest
 
 from crispseg.models import download as module
-from crispseg.models import weights
+from crispseg.models import zoo
 from crispseg.models.download import DownloadError, download
-from crispseg.models.weights import WeightSpec
+from crispseg.models.zoo import WeightSpec
 from crispseg.types import InputError
 
 CONTENT = bytes(range(256)) * 4000
@@ -93,7 +93,7 @@ def _spec(monkeypatch: pytest.MonkeyPatch) -> None:
         url="http://127.0.0.1:9/never",
         md5=hashlib.md5(CONTENT).hexdigest(),
     )
-    monkeypatch.setitem(weights.KNOWN, NAME, spec)
+    monkeypatch.setitem(zoo.KNOWN, NAME, spec)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
@@ -270,7 +270,7 @@ def test_two_downloads_at_a_time_do_not_meet(server, tmp_path) -> None:
 
 
 def test_the_known_address_is_the_authors() -> None:
-    spec = weights.KNOWN["cascadepsp-resnet50"]
+    spec = zoo.KNOWN["cascadepsp-resnet50"]
     assert spec.url == "https://github.com/hkchengrex/CascadePSP/releases/download/v1.0/model"
     assert spec.md5 == "7478d4a9c42ab52beb6d7e9683402fe0"
     assert module.ATTEMPTS >= 2

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -16,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from crispseg.models import weights
+from crispseg.models import weights, zoo
 from crispseg.models.build import build
 from crispseg.models.cascadepsp import CascadeModule
 from crispseg.models.weights import from_published_names, load_model, save_weights
@@ -77,7 +79,7 @@ def test_the_published_file_loads(prefix, nest, tmp_path) -> None:
     loaded = load_model(tmp_path / "model")
     assert isinstance(loaded.module, CascadeModule)
     assert sum(p.numel() for p in loaded.module.parameters()) == 67_683_433
-    assert loaded.mean == weights.IMAGENET_MEAN
+    assert loaded.mean == zoo.IMAGENET_MEAN
     state = loaded.module.state_dict()
     for key, value in from_published_names(published).items():
         assert torch.equal(state[key], value)
@@ -294,19 +296,19 @@ def test_a_file_of_the_authors_package_counts_only_with_the_right_checksum(monke
     theirs = Path.home() / ".segmentation-refinement" / "model"
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b"not theirs")
-    spec = weights.KNOWN["cascadepsp-resnet50"]
-    assert weights.local_file(spec) is None
-    monkeypatch.setattr(weights, "file_md5", lambda _path: spec.md5)
-    assert weights.local_file(spec) == theirs
+    spec = zoo.KNOWN["cascadepsp-resnet50"]
+    assert zoo.local_file(spec) is None
+    monkeypatch.setattr(zoo, "wrong_checksum", lambda _path, _spec: "")
+    assert zoo.local_file(spec) == theirs
 
 
 def test_a_cached_file_is_used(monkeypatch) -> None:
-    spec = weights.KNOWN["cascadepsp-resnet50"]
-    folder = weights.cache_folder()
+    spec = zoo.KNOWN["cascadepsp-resnet50"]
+    folder = zoo.cache_folder()
     folder.mkdir()
     torch.save({"module." + k: v for k, v in small_published().items()}, folder / spec.filename)
     loaded = load_model(spec.name)
-    assert (loaded.architecture, loaded.mean) == (spec.architecture, weights.IMAGENET_MEAN)
+    assert (loaded.architecture, loaded.mean) == (spec.architecture, zoo.IMAGENET_MEAN)
     assert loaded.source == str(folder / spec.filename)
 
 
@@ -328,11 +330,11 @@ def test_without_a_home_folder(monkeypatch) -> None:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", no_home)
-    assert weights.local_file(weights.KNOWN["cascadepsp-resnet50"]) is None
+    assert zoo.local_file(zoo.KNOWN["cascadepsp-resnet50"]) is None
     monkeypatch.delenv("CRISPSEG_HOME")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     with pytest.raises(InputError, match="set CRISPSEG_HOME"):
-        weights.cache_folder()
+        zoo.cache_folder()
 
 
 def test_a_full_disk_leaves_the_old_file(lite, tmp_path) -> None:
@@ -359,3 +361,26 @@ def test_listing_models_does_not_import_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "cascadepsp-resnet50" in done.stdout
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_torchvisions_files_are_checked_loaded_and_named(monkeypatch) -> None:
+    from torchvision.models.segmentation import fcn_resnet50
+
+    spec = zoo.KNOWN["fcn-resnet50-voc"]
+    assert spec.url == "https://download.pytorch.org/models/fcn_resnet50_coco-1167a1af.pth"
+    path = zoo.cache_folder() / spec.filename
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    theirs = fcn_resnet50(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
+    torch.save(theirs.state_dict(), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert zoo.wrong_checksum(path, spec) == f"SHA256 {digest}, wanted 1167a1af"
+    right = dataclasses.replace(spec, sha256=digest[:8])
+    assert zoo.wrong_checksum(path, right) == ""
+    loaded = load_model(spec.name)
+    names, _ = weights.read_classes(loaded.metadata, path)
+    assert (names[0], names[15], len(names)) == ("background", "person", 21)
+    image = torch.rand(1, 3, 65, 70)
+    with torch.no_grad():
+        ours = loaded.module(image).logits
+        torch.testing.assert_close(ours, theirs.eval()(image)["out"], atol=1e-4, rtol=0)

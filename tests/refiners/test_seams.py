@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import crispseg
-from crispseg.models.weights import KNOWN, local_file
+from crispseg.models.zoo import KNOWN, local_file
 
 TILE = 256
 RAMP = TILE // 4 - 2 * 16

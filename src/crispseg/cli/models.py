@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from crispseg.cli.options import AsJson, Quiet
-from crispseg.models.weights import KNOWN, known, local_file
+from crispseg.models.zoo import KNOWN, known, local_file
 
 app = typer.Typer(
     help="List the models that are known, or download one.",
@@ -42,11 +42,11 @@ def list_models(
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    typer.echo(f"{'name':<22}{'here':<6}{'size':>9}  {'licence':<9}task")
+    typer.echo(f"{'name':<25}{'here':<6}{'size':>9}  {'licence':<9}task")
     for row in rows:
         size = f"{row['size_bytes'] / 1e6:.1f} MB"
         here = "yes" if row["here"] else "no"
-        typer.echo(f"{row['name']:<22}{here:<6}{size:>9}  {row['licence']:<9}{row['task']}")
+        typer.echo(f"{row['name']:<25}{here:<6}{size:>9}  {row['licence']:<9}{row['task']}")
     if not all(row["here"] for row in rows):
         typer.echo("\nGet one with: crispseg models download NAME")
 

@@ -33,7 +33,7 @@ def reproduce(
 ) -> None:
     """Measure a table of the papers again, as far as data and weights are here."""
     from crispseg.evaluation.papers import load_tables, plan  # noqa: PLC0415
-    from crispseg.models.weights import KNOWN, local_file  # noqa: PLC0415
+    from crispseg.models.zoo import KNOWN, local_file  # noqa: PLC0415
 
     tables = load_tables()
     if table is None:

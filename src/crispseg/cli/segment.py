@@ -23,7 +23,7 @@ from crispseg.cli.options import (
     progress_bar,
 )
 from crispseg.io import IMAGE_SUFFIXES, LABEL_SUFFIXES
-from crispseg.models.weights import DEFAULT_SEGMENTER
+from crispseg.models.zoo import DEFAULT_SEGMENTER
 from crispseg.types import InputError
 
 if TYPE_CHECKING:

@@ -209,6 +209,4 @@ class NpySink:
         """See MaskSink."""
         self._file.close()
 
-    def abandon(self) -> None:
-        """See MaskSink."""
-        self._file.close()
+    abandon = finish

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from crispseg.io.atomic import atomic_path, check_target
-from crispseg.models.weights import WeightSpec, cache_folder, file_md5, known, local_file
+from crispseg.models.zoo import WeightSpec, cache_folder, known, local_file, wrong_checksum
 from crispseg.types import CrispsegError, InputError
 
 CHUNK_BYTES = 1 << 18
@@ -57,7 +57,7 @@ def download(
     Args:
         name: a known model.
         url: another place to fetch the same file from, http or https.
-        folder: where to keep it; ``weights.cache_folder()`` if None.
+        folder: where to keep it; ``zoo.cache_folder()`` if None.
         on_bytes: progress.
         timeout_s: longest silence of the server.
         pause_s: before the second attempt; doubled before each further one.
@@ -95,7 +95,7 @@ def download(
 
 def _is_right(path: Path, spec: WeightSpec) -> bool:
     try:
-        return path.is_file() and (spec.md5 is None or file_md5(path) == spec.md5)
+        return path.is_file() and not wrong_checksum(path, spec)
     except OSError:
         return False
 
@@ -216,9 +216,5 @@ def _receive(
 
 
 def _check(path: Path, spec: WeightSpec, url: str) -> None:
-    digest = file_md5(path)
-    if spec.md5 and digest != spec.md5:
-        raise DownloadError(
-            f"{url} is not the file that was expected: MD5 {digest}, wanted {spec.md5}; "
-            "nothing was kept"
-        )
+    if wrong := wrong_checksum(path, spec):
+        raise DownloadError(f"{url} is not the file that was expected: {wrong}; nothing was kept")

@@ -5,87 +5,31 @@ Importing this module does not import torch; listing models must answer at once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crispseg.io.atomic import atomic_path
 from crispseg.models.statefile import one_line, read_state
+from crispseg.models.zoo import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    KNOWN,
+    Triple,
+    WeightSpec,
+    known,
+    local_file,
+)
 from crispseg.types import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Triple = tuple[float, float, float]
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-DEFAULT_SEGMENTER = "lwrefinenet-camvid"
 MAX_CLASSES = 65535
-BUNDLED_FOLDER = Path(__file__).parent.parent / "weights"
-
-
-@dataclass(frozen=True)
-class WeightSpec:
-    """A file of weights that crispseg knows by name.
-
-    Attributes:
-        name: what ``load_refiner`` and ``--model`` take.
-        architecture: key of ``BUILDERS`` or ``SEGMENTATION_BUILDERS`` in ``models/build.py``.
-        filename: in the package (``url`` None) or in the cache folder.
-        licence: of the weights.
-        size_bytes: about.
-        task: what it does, in a few words.
-        url: where the authors host it; None if it is part of this package.
-        md5: checksum that its authors publish; None if it is part of this package.
-        mean: subtracted from RGB in [0, 1].
-        std: what is then divided by.
-    """
-
-    name: str
-    architecture: str
-    filename: str
-    licence: str
-    size_bytes: int
-    task: str
-    url: str | None = None
-    md5: str | None = None
-    mean: Triple = IMAGENET_MEAN
-    std: Triple = IMAGENET_STD
-
-
-KNOWN: dict[str, WeightSpec] = {
-    spec.name: spec
-    for spec in (
-        WeightSpec(
-            name="cascadepsp-lite",
-            architecture="cascadepsp-lite",
-            filename="cascadepsp-lite.safetensors",
-            licence="research",
-            size_bytes=12_000_000,
-            task="refine any mask; small, for CPUs",
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
-        ),
-        WeightSpec(
-            name="cascadepsp-resnet50",
-            architecture="cascadepsp-resnet50",
-            filename="cascadepsp-resnet50.pth",
-            licence="MIT",
-            size_bytes=271_000_000,
-            task="refine any mask; the authors' network",
-            url="https://github.com/hkchengrex/CascadePSP/releases/download/v1.0/model",
-            md5="7478d4a9c42ab52beb6d7e9683402fe0",
-        ),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -109,61 +53,6 @@ class LoadedModel:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def cache_folder() -> Path:
-    """Where downloaded weights are kept: $CRISPSEG_HOME, or the system's cache folder.
-
-    Raises:
-        InputError: the user has no home folder, as in some containers.
-    """
-    try:
-        if home := os.environ.get("CRISPSEG_HOME"):
-            return Path(home).expanduser()
-        if sys.platform == "darwin":
-            return Path.home() / "Library" / "Caches" / "crispseg"
-        base = os.environ.get("XDG_CACHE_HOME")
-        return (Path(base) if base else Path.home() / ".cache") / "crispseg"
-    except RuntimeError:
-        raise InputError("there is no home folder; set CRISPSEG_HOME to a folder") from None
-
-
-def known(name: str) -> WeightSpec:
-    """The record of a name.
-
-    Raises:
-        InputError: unknown; with the nearest known name.
-    """
-    if name in KNOWN:
-        return KNOWN[name]
-    near = get_close_matches(name, KNOWN, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(KNOWN)}"
-    raise InputError(f"no model or weights file is called {name[:200]!r}; {hint}")
-
-
-def local_file(spec: WeightSpec) -> Path | None:
-    """The file of a known model on this machine, or None.
-
-    Beside the cache folder, the folder of the authors' own package is looked into; a file there
-    counts only if its checksum is right.
-    """
-    if spec.url is None:
-        path = BUNDLED_FOLDER / spec.filename
-        return path if path.is_file() else None
-    cached = cache_folder() / spec.filename
-    if os.path.isfile(cached):
-        return cached
-    with suppress(OSError, RuntimeError):  # not readable, no home: as good as not there
-        theirs = Path.home() / ".segmentation-refinement" / "model"
-        if spec.name == "cascadepsp-resnet50" and theirs.is_file() and file_md5(theirs) == spec.md5:
-            return theirs
-    return None
-
-
-def file_md5(path: Path) -> str:
-    """MD5 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
-
-
 def load_model(name_or_file: str | Path) -> LoadedModel:
     """A network with weights, from a known name or a file.
 
@@ -181,10 +70,13 @@ def load_model(name_or_file: str | Path) -> LoadedModel:
     if not os.path.exists(path):
         known(str(name_or_file))
     state, metadata = read_state(path)
-    if spec is None and "architecture" not in metadata:
+    if "architecture" not in metadata:
         state, found = _published(state)
         metadata = found | metadata
-        spec = None if found else _nearest(state, path)
+        if spec and spec.class_names:
+            metadata = {"class_names": json.dumps(spec.class_names)} | metadata
+        if spec is None and not found:
+            spec = _nearest(state, path)
     # What the file says of itself goes before what is known of it.
     about = metadata
     if spec:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from crispseg.layers.blocks import resize
-from crispseg.models.weights import IMAGENET_MEAN, IMAGENET_STD, Triple
+from crispseg.models.zoo import IMAGENET_MEAN, IMAGENET_STD, Triple
 from crispseg.segmenters.base import Colour, Inference, Probabilities
 from crispseg.segmenters.modules import (
     ModuleNetwork,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crispseg.models.segmentation import SegmentationModule
-from crispseg.models.weights import DEFAULT_SEGMENTER, KNOWN, load_model, read_classes
+from crispseg.models.weights import load_model, read_classes
+from crispseg.models.zoo import DEFAULT_SEGMENTER
 from crispseg.segmenters.base import Inference
 from crispseg.segmenters.modules import ModuleNetwork
 from crispseg.segmenters.network import NetworkSegmenter
@@ -59,8 +60,6 @@ def load_segmenter(
     changes = {name: value for name, value in given.items() if value is not None}
     if tile_size == 0:
         changes["tile_size"] = None
-    if model == DEFAULT_SEGMENTER and model not in KNOWN and not Path(model).exists():
-        raise InputError("no segmentation model is part of this package yet; give --model FILE")
     if Path(model).suffix.lower() == ".onnx":
         if output_stride:
             raise InputError("the output stride of an ONNX file is fixed; leave output_stride out")

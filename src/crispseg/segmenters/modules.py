@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crispseg.layers.blocks import pad_to_multiple, resize
-from crispseg.models.weights import IMAGENET_MEAN, IMAGENET_STD, Triple
+from crispseg.models.zoo import IMAGENET_MEAN, IMAGENET_STD, Triple
 from crispseg.runtime.device import best_format, resolve_device
 from crispseg.segmenters.base import Colour, Probabilities
 from crispseg.types import Image, InputError

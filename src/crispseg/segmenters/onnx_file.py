@@ -11,7 +11,7 @@ from torch import nn
 
 from crispseg.layers.blocks import resize
 from crispseg.models.statefile import one_line
-from crispseg.models.weights import IMAGENET_MEAN, IMAGENET_STD, Triple
+from crispseg.models.zoo import IMAGENET_MEAN, IMAGENET_STD, Triple
 from crispseg.segmenters.base import Colour, Inference, Probabilities
 from crispseg.segmenters.modules import Output, named, normalised, to_probabilities
 from crispseg.segmenters.network import NetworkSegmenter

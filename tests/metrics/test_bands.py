@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from crispseg.metrics import bands
 from crispseg.metrics.bands import boundary_band, count_bands, ellipse_reach, find_bands
 from crispseg.metrics.boundary import boundary_radii, mean_boundary_accuracy_of_labels
 from crispseg.types import InputError
@@ -48,12 +49,17 @@ def test_rows_reach_as_far_as_those_of_opencvs_ellipse(radius) -> None:
 
 @pytest.mark.parametrize("radius", [1, 2, 3, 7, 8, 9, 23])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 90), (90, 1), (40, 71), (300, 64), (129, 203)])
-def test_a_band_is_the_union_of_the_bands_of_all_classes(shape, radius) -> None:
+@pytest.mark.parametrize("strip_bytes", [0, 1 << 15])
+def test_a_band_is_the_union_of_the_bands_of_all_classes(
+    shape, radius, strip_bytes, monkeypatch
+) -> None:
+    monkeypatch.setattr(bands, "STRIP_BYTES", strip_bytes)
     truth = label_map(radius, shape)
     np.testing.assert_array_equal(boundary_band(truth, radius), bands_of_classes(truth, radius))
 
 
-def test_far_apart_strips_are_found_and_nothing_else() -> None:
+def test_far_apart_strips_are_found_and_nothing_else(monkeypatch) -> None:
+    monkeypatch.setattr(bands, "STRIP_BYTES", 0)
     truth = np.zeros((900, 900), bool)
     truth[5, 3] = truth[640, 898] = True
     strips = list(find_bands(truth, [4]))

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispseg.data.datasets.base import Dataset, Labelled
-from crispseg.metrics.boundary import mean_boundary_accuracy_of_labels
+from crispseg.metrics.bands import count_bands
+from crispseg.metrics.boundary import STEPS, boundary_radii
 from crispseg.metrics.confusion import ConfusionMatrix
 from crispseg.metrics.images import ImageCounts
 from crispseg.metrics.instances import InstanceCounts, group_classes
@@ -113,11 +114,10 @@ def score_labels(
     right, true = np.diag(matrix.counts), matrix.counts.sum(axis=1)
     union = matrix.counts.sum(axis=0) + true - right
     counts = {int(c): (int(right[c]), int(union[c]), int(true[c])) for c in np.flatnonzero(union)}
-    released, paper = (
-        mean_boundary_accuracy_of_labels(prediction, truth, radii, ignore_index=ignore_index)
-        for radii in ("released", "paper")
-    )
     height, width = truth.shape
+    radii = [*boundary_radii(height, width, "released"), *boundary_radii(height, width, "paper")]
+    shares = count_bands([prediction], truth, radii, void=ignore_index).shares()[0]
+    released, paper = float(np.mean(shares[:STEPS])), float(np.mean(shares[STEPS:]))
     total, hits = int(true.sum()), int(right.sum())
     row = LabelRow(name, height, width, total, hits, counts, released, paper, seconds)
     return row, matrix

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from crispseg.types import InputError
 
 Bits = NDArray[np.uint8]
-STRIP_ROWS = 128
+STRIP_ROWS, STRIP_BYTES = 128, 1 << 15  # the least of a strip: what stays in the cache
 WORD_BYTES = 8
 
 
@@ -126,8 +126,9 @@ def find_bands(truth: NDArray[Any], radii: Sequence[int]) -> Iterator[Strip]:
     height, width = truth.shape
     across, down = _steps(truth)
     row_used = _dilated(np.any(across | down, axis=1), largest)
-    for y0 in range(0, height, STRIP_ROWS):
-        y1 = min(y0 + STRIP_ROWS, height)
+    strip_rows = _strip_rows(width)
+    for y0 in range(0, height, strip_rows):
+        y1 = min(y0 + strip_rows, height)
         if not row_used[y0:y1].any():
             continue
         halo = slice(max(y0 - largest, 0), min(y1 + largest, height))
@@ -145,12 +146,17 @@ def find_bands(truth: NDArray[Any], radii: Sequence[int]) -> Iterator[Strip]:
         yield Strip(slice(y0, y1), slice(8 * first, min(8 * last, width)), bands)
 
 
+def _strip_rows(width: int) -> int:
+    return max(STRIP_ROWS, STRIP_BYTES * 8 // max(width, 1))
+
+
 def _steps(truth: NDArray[Any]) -> tuple[Bits, Bits]:
     """Where a pixel differs from its right neighbour, and from the one below: (H, bytes)."""
     height, width = truth.shape
     across, down = np.zeros((2, height, -(-width // 8)), np.uint8)
-    for y0 in range(0, height, STRIP_ROWS):  # in strips that stay in the cache
-        y1 = min(y0 + STRIP_ROWS, height)
+    strip_rows = _strip_rows(width)
+    for y0 in range(0, height, strip_rows):
+        y1 = min(y0 + strip_rows, height)
         part = truth[y0 : y1 + 1]
         packed = np.packbits(_differ(part[: y1 - y0, 1:], part[: y1 - y0, :-1]), axis=1)
         across[y0:y1, : packed.shape[1]] = packed

@@ -134,6 +134,24 @@ def test_a_truth_without_edge_is_left_out_of_mba_and_said(work, capsys) -> None:
     assert "NaN" not in capsys.readouterr().out
 
 
+def test_the_report_has_pictures_and_a_test(work, capsys) -> None:
+    assert given("--report", "r.html", "--latex", "t.tex", "--title", "rough") == 0
+    assert "First before refinement, second after; 3 images" in capsys.readouterr().out
+    text = Path("r.html").read_text(encoding="utf-8")
+    data = json.loads(text.partition('type="application/json">')[2].partition("</script>")[0])
+    rows = {row[0]: row for row in data["rows"]}
+    assert rows["cat"][2:5] == [0.5, 1.0, 0.5]
+    assert all(row[1].startswith("data:image/jpeg;base64,") for row in rows.values())
+    assert [series["values"] for series in data["curves"][0]["series"]] == [
+        [0.5, 0.75, 1.0],
+        [1.0, 0.5, 1.0],
+    ]
+    lines = Path("t.tex").read_text(encoding="utf-8").splitlines()
+    # 2400 true pixels in each: 1200 + 1800 + 2400 found before, 2400 + 1200 + 2400 after
+    assert lines[4].startswith("rough & 75.00 & ")
+    assert lines[5].startswith("rough + refined & 83.33 & ")
+
+
 def test_a_model_refines_and_a_sheet_shows_it(work, model, capsys) -> None:
     assert refining(model, "-o", "out", "--sheet", "out/sheet.png") == 0
     text = capsys.readouterr().out

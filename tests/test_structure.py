@@ -34,12 +34,13 @@ MAY_IMPORT = {
     "large": {"types", "io", "tiling", "refiners", "runtime"},
     "pipeline": {
         *("types", "io", "models", "refiners", "segmenters", "tiling", "preview", "large"),
+        "runtime",
     },
     "evaluation": {"__init__", "types", "io", "data", "metrics", "preview", "refiners"},
     "__init__": {"types", "pipeline", "refiners", "segmenters"},
     "cli": {
         *("__init__", "types", "io", "models", "refiners", "train", "preview", "pipeline"),
-        *("evaluation", "segmenters", "data"),
+        *("evaluation", "segmenters", "data", "large", "runtime"),
     },
 }
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crispseg.io import image_size, mask_size
 from crispseg.io.journal import RunFolder, fingerprint, run_folder
 from crispseg.io.outlines import Outlines, Region
 from crispseg.io.raster import GeoGrid, bands_of, without_nodata
-from crispseg.io.sinks import BandWriter, check_sink, open_sink
-from crispseg.io.sources import open_image, open_mask
+from crispseg.io.sinks import SINK_SUFFIXES, BandWriter, check_sink, open_sink
+from crispseg.io.sources import WINDOWED_SUFFIXES, is_georeferenced, open_image, open_mask
 from crispseg.io.store import StripStore
-from crispseg.io.windows import CroppedImage, Flags, ImageSource, MaskSource
-from crispseg.refiners.base import Progress
+from crispseg.io.windows import CroppedImage, Flags, ImageSource
+from crispseg.refiners.base import Progress, Refinement
 from crispseg.refiners.cascade import CascadeRefiner, check_roi, context_of
-from crispseg.refiners.guard import Kept
+from crispseg.refiners.guard import Kept, shifted
 from crispseg.refiners.guard_stream import Evidence, StreamedGuard
 from crispseg.refiners.local import Array
 from crispseg.refiners.stream import (
@@ -38,8 +39,8 @@ from crispseg.refiners.stream import (
     encode,
 )
 from crispseg.runtime.memory import check_budget, give_back_at_once
-from crispseg.tiling.resample import EnlargedMask
-from crispseg.types import Box, InputError, Size
+from crispseg.tiling.resample import fitting_mask
+from crispseg.types import Box, InputError, Mask, Size
 
 FORMAT = 1
 """Of the run folder; raised when an older one can no longer be gone on with."""
@@ -58,7 +59,7 @@ class Job:
         roi: only this part may change; outside is the given mask.
         region: GeoJSON polygons; outside nothing is run, and the result is nodata, or 0.
         polygons: GeoJSON file to write the result's outlines to.
-        tolerance_px: how far those may be from the pixels' edges.
+        tolerance_px: how far the mask's corners may be from those.
         memory: budget in bytes for the whole process; None: what it takes.
         restart: throw away what an earlier run has left.
     """
@@ -98,6 +99,47 @@ class Summary:
     tiles_planned: int
     network_runs: int
     kept: tuple[Kept, ...]
+
+
+IN_MEMORY_PIXELS = 1 << 26
+"""Photos up to this size are refined in memory unless something asks for streaming."""
+
+
+def is_large(job: Job, *, max_pixels: int | None) -> bool:
+    """Whether a job is for ``refine_large``, and not for the refiner in memory.
+
+    Raises:
+        InputError: an image above ``max_pixels``, or one that cannot be read.
+    """
+    asked = (job.memory, job.region, job.polygons, job.restart or None)
+    if any(option is not None for option in asked) or run_folder(job.output).exists():
+        return True
+    suffixes = (job.image.suffix.lower(), job.mask.suffix.lower(), job.output.suffix.lower())
+    if set(suffixes) & set(WINDOWED_SUFFIXES) or job.image.is_dir():
+        return True
+    size = image_size(job.image)
+    pixels = size.height * size.width
+    if max_pixels is not None and pixels > max_pixels:
+        return False  # what reads it in memory refuses it
+    if suffixes[2] not in SINK_SUFFIXES:
+        return False
+    is_smaller = 0 < max(mask_size(job.mask)) < max(size)
+    return pixels > IN_MEMORY_PIXELS or is_smaller or is_georeferenced(job.image)
+
+
+def summary_of(given: Mask, result: Refinement) -> Summary:
+    """The same account of a refinement in memory."""
+    before, after = given > 0.5, result.mask > 0.5
+    return Summary(
+        Size(*given.shape),
+        int((before != after).sum()),
+        int(before.sum()),
+        int(after.sum()),
+        len(result.tiles_run),
+        result.tiles_planned,
+        result.network_runs,
+        result.kept,
+    )
 
 
 def refine_large(job: Job, refiner: CascadeRefiner, progress: Progress | None = None) -> Summary:
@@ -143,7 +185,7 @@ class _Run:
             check_budget(
                 job.memory, refiner.model.architecture, parameters, refiner.tile_size, self.size
             )
-        self.soft = fitting_mask(open_mask(job.mask, folder), self.size, job)
+        self.soft = fitting_mask(open_mask(job.mask, folder), self.size, (job.mask, job.image))
         self.region = Region(job.region, self.size, self.grid) if job.region else None
         self.context = context_of(job.roi, self.size) if job.roi else Box(0, 0, *self.size)
         self.exact = job.output.suffix.lower() == ".npy" and not job.binary
@@ -174,7 +216,7 @@ class _Run:
             tiles_run=cascade.tiles_run,
             tiles_planned=cascade.tiles_planned,
             network_runs=cascade.runs,
-            kept=_shifted(guard.kept, self.context),
+            kept=shifted(guard.kept, self.context),
         )
         return self._write(self._judged(scene, store, guard), summary)
 
@@ -223,7 +265,7 @@ class _Run:
             tiles_run=len(done.tiles_run),
             tiles_planned=done.tiles_planned,
             network_runs=done.network_runs,
-            kept=_shifted(done.kept, self.context),
+            kept=shifted(done.kept, self.context),
         )
         return self._write(iter([Rows(whole, value, done.mask > 0.5)]), summary)
 
@@ -314,29 +356,6 @@ class Rows:
     box: Box
     value: NDArray[Any]
     refined: Flags
-
-
-def fitting_mask(mask: MaskSource, size: Size, job: Job) -> MaskSource:
-    """A mask at the image's size; one of lower resolution is enlarged window by window.
-
-    Raises:
-        InputError: other proportions, or a larger mask.
-    """
-    if mask.size == size:
-        return mask
-    height, width = mask.size
-    # one of the two was rounded to whole pixels
-    fits = abs(height * size.width - width * size.height) <= max(size)
-    if not fits or height > size.height or width > size.width:
-        raise InputError(
-            f"{job.mask} is {width}x{height} but {job.image} is {size.width}x{size.height} "
-            "(width x height); a smaller mask must have the image's proportions"
-        )
-    return EnlargedMask(mask, size)
-
-
-def _shifted(kept: tuple[Kept, ...], context: Box) -> tuple[Kept, ...]:
-    return tuple(replace(k, box=k.box.shift(context.y0, context.x0)) for k in kept)
 
 
 def _subject(job: Job, refiner: CascadeRefiner) -> dict[str, Any]:

@@ -26,11 +26,13 @@ from crispseg.io import (
     write_labels,
     write_mask,
 )
+from crispseg.large import Job, Summary, is_large, refine_large, summary_of
 from crispseg.models.weights import load_model
 from crispseg.models.zoo import DEFAULT_SEGMENTER
 from crispseg.preview import render_overlay
-from crispseg.refiners.base import Progress, Refinement
+from crispseg.refiners.base import Progress
 from crispseg.refiners.cascade import CascadeRefiner, Mode
+from crispseg.runtime.memory import parse_bytes
 from crispseg.segmenters.base import Labels, label_dtype
 from crispseg.segmenters.load import load_segmenter
 from crispseg.segmenters.network import NetworkSegmenter, write_labels_to, write_values_to
@@ -165,30 +167,58 @@ def refine_file(
     refiner: CascadeRefiner | None = None,
     binary: bool = False,
     roi: Box | None = None,
+    region: str | Path | None = None,
+    polygons: str | Path | None = None,
+    tolerance_px: float = 0.5,
+    memory: str | int | None = None,
+    restart: bool = False,
     progress: Progress | None = None,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-) -> Refinement:
-    """Refine a mask from file to file; ``output`` appears whole or not at all.
+    max_pixels: int | None = None,
+) -> Summary:
+    """Refine a mask from file to file, at any size; ``output`` appears whole or not at all.
+
+    Photos that fit into memory are refined there. Larger ones, rasters with a grid, Zarr and whole
+    slides are streamed (``crispseg.large``): in bounded memory, resumable by the same call, with
+    the same bits. Any of region, polygons, memory and restart asks for that.
 
     Args:
-        image: a photo; its EXIF orientation is applied.
-        mask: of the same size as the photo after that; EXIF orientation is not applied.
+        image: a photo, whose EXIF orientation is applied, or anything ``io.sources`` opens.
+        mask: of the same size as the photo after that; EXIF orientation is not applied. Streamed
+            images may have a smaller one with the same proportions.
         output: 8-bit grey, 0..255 = probability (see ``crispseg.io.write_mask``).
         refiner: from ``load_refiner``; the bundled model if None.
         binary: write 0 and 255 only.
         roi: only this part may change.
+        region: GeoJSON polygons; outside nothing is run, and the result is nodata, or 0.
+        polygons: GeoJSON file to write the result's outlines to.
+        tolerance_px: how far the mask's corners may be from those.
+        memory: most that the process may take, in bytes or as "2G".
+        restart: throw away what an interrupted run has left.
         progress: called with (network runs done, network runs in all).
-        max_pixels: larger images are refused before they are decoded.
+        max_pixels: refuse larger images before they are decoded; None: any size is streamed.
 
     Raises:
-        InputError: files that cannot be read or written, sizes that differ.
+        InputError: files that cannot be read or written, sizes that differ, a budget that is too
+            small, an interrupted run of something else.
     """
-    check_output(output)
-    pixels, given = read_inputs(image, mask, max_pixels=max_pixels)
+    job = Job(
+        *(Path(image), Path(mask), Path(output)),
+        binary=binary,
+        roi=roi,
+        region=None if region is None else Path(region),
+        polygons=None if polygons is None else Path(polygons),
+        tolerance_px=tolerance_px,
+        memory=parse_bytes(memory) if isinstance(memory, str) else memory,
+        restart=restart,
+    )
     refiner = refiner or _cached_refiner(DEFAULT_MODEL)
+    if is_large(job, max_pixels=max_pixels):
+        return refine_large(job, refiner, progress)
+    check_output(output)
+    pixels, given = read_inputs(image, mask, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
     result = refiner.run(pixels, given, roi=roi, progress=progress)
     write_mask(output, result.mask, binary=binary)
-    return result
+    return summary_of(given, result)
 
 
 _cached_segmenter = lru_cache(maxsize=2)(load_segmenter)

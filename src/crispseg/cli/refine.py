@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from crispseg.cli.options import (
-    DEFAULT_MEGAPIXELS,
     AsJson,
     BatchSize,
     Device,
     Fast,
     Guard,
-    MaxMegapixels,
     Mode,
     ModeOption,
     Quiet,
@@ -27,10 +26,18 @@ from crispseg.cli.options import (
     parse_limit,
     progress_bar,
 )
-from crispseg.io import IMAGE_SUFFIXES, MASK_SUFFIXES, write_image, write_mask
+from crispseg.io import (
+    DEFAULT_MAX_PIXELS,
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    write_image,
+    write_mask,
+)
+from crispseg.io.sinks import check_sink
 from crispseg.types import Box, InputError
 
 if TYPE_CHECKING:
+    from crispseg.large import Job, Summary
     from crispseg.refiners.base import Refinement
     from crispseg.types import Image, Mask
 
@@ -38,7 +45,7 @@ if TYPE_CHECKING:
 def refine(
     image: Annotated[Path, typer.Argument(help="Photo; its EXIF orientation is applied.")],
     mask: Annotated[
-        Path, typer.Argument(help="Rough mask of the same size; EXIF orientation is not applied.")
+        Path, typer.Argument(help="Rough mask, of the same size or smaller; EXIF is not applied.")
     ],
     output: Annotated[
         Path,
@@ -68,42 +75,107 @@ def refine(
     preview: Annotated[
         Path | None, typer.Option(help="Picture of mask before, after and what changed.")
     ] = None,
-    max_megapixels: MaxMegapixels = DEFAULT_MEGAPIXELS,
+    max_megapixels: Annotated[
+        float | None,
+        typer.Option(help="Refuse larger images before decoding them; without it, any size."),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Most the process may take, as in 2G; streams the image.")
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away what an interrupted run has left.")
+    ] = False,
+    region: Annotated[
+        Path | None, typer.Option(help="GeoJSON polygons: nothing outside is run or written.")
+    ] = None,
+    polygons: Annotated[
+        Path | None, typer.Option(help="Also write the result's outlines as GeoJSON.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="How many pixels outlines may be off the mask's corners.")
+    ] = 0.5,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Refine the mask of one object in a photo."""
-    outputs = {"--output": output, "--confidence": confidence}
-    check_outputs(outputs, MASK_SUFFIXES)
-    check_outputs({"--preview": preview}, IMAGE_SUFFIXES)
-    check_different(outputs | {"--preview": preview}, (image, mask))
-    box = _parse_roi(roi)
-    max_pixels = parse_limit(max_megapixels)
+    """Refine the mask of one object in a photo, raster or slide of any size."""
+    from crispseg.large import Job, is_large  # noqa: PLC0415
+    from crispseg.runtime.memory import parse_bytes  # noqa: PLC0415
 
-    from crispseg.pipeline import load_refiner, read_inputs  # noqa: PLC0415
-
-    pixels, given = read_inputs(image, mask, max_pixels=max_pixels)
-    refiner = load_refiner(
-        model,
-        tile_size=tile_size,
-        mode=mode.value,
-        fast=fast,
-        device=device,
-        batch_size=batch_size,
-        calibrated=calibrated,
-        guard=guard,
-    )
-    start = time.perf_counter()
-    with progress_bar("refining", hidden=quiet) as progress:
-        result = refiner.run(pixels, given, roi=box, progress=progress)
-    seconds = time.perf_counter() - start
-    _write(pixels, given, result, Outputs(output, confidence, preview), binary=binary)
-    report = describe(given, result) | {"output": str(output), "model": model, "mode": mode.value}
-    report |= {"device": str(refiner.device), "seconds": round(seconds, 2)}
+    limit = None if max_megapixels is None else parse_limit(max_megapixels)
+    job = Job(image, mask, output, binary, _parse_roi(roi), region, polygons, tolerance)
+    job = replace(job, memory=None if memory is None else parse_bytes(memory), restart=restart)
+    large = Path(image).exists() and is_large(job, max_pixels=limit)
+    outputs = Outputs(output, confidence, preview)
+    _check(outputs, polygons, (image, mask), large=large)
+    options: dict[str, Any] = {"tile_size": tile_size, "mode": mode.value, "fast": fast}
+    options |= {"device": device, "batch_size": batch_size}
+    options |= {"calibrated": calibrated, "guard": guard}
+    if large:
+        report = _streamed(job, model, options, quiet)
+    else:
+        report = _in_memory(job, outputs, model, options, limit or DEFAULT_MAX_PIXELS, quiet)
+    report |= {"output": str(output), "model": model, "mode": mode.value}
     if as_json:
         typer.echo(json.dumps(report))
     elif not quiet:
         typer.echo(_sentence(report))
+
+
+def _in_memory(
+    job: Job,
+    outputs: Outputs,
+    model: str,
+    options: Mapping[str, Any],
+    max_pixels: int,
+    quiet: bool,
+) -> dict[str, Any]:
+    from crispseg.pipeline import load_refiner, read_inputs  # noqa: PLC0415
+
+    pixels, given = read_inputs(job.image, job.mask, max_pixels=max_pixels)
+    refiner = load_refiner(model, **options)
+    start = time.perf_counter()
+    with progress_bar("refining", hidden=quiet) as progress:
+        result = refiner.run(pixels, given, roi=job.roi, progress=progress)
+    seconds = time.perf_counter() - start
+    _write(pixels, given, result, outputs, binary=job.binary)
+    return describe(given, result) | {
+        "device": str(refiner.device),
+        "seconds": round(seconds, 2),
+    }
+
+
+def _streamed(job: Job, model: str, options: Mapping[str, Any], quiet: bool) -> dict[str, Any]:
+    from crispseg.io.journal import run_folder  # noqa: PLC0415
+    from crispseg.large import refine_large  # noqa: PLC0415
+    from crispseg.pipeline import load_refiner  # noqa: PLC0415
+
+    refiner = load_refiner(model, **options)
+    start = time.perf_counter()
+    try:
+        with progress_bar("refining", hidden=quiet) as progress:
+            summary = refine_large(job, refiner, progress)
+    except (KeyboardInterrupt, SystemExit):
+        if run_folder(job.output).exists():
+            text = f"what is done is kept in {run_folder(job.output)}; the same command goes on"
+            typer.echo(text, err=True)
+        raise
+    seconds = time.perf_counter() - start
+    return _account(summary) | {"device": str(refiner.device), "seconds": round(seconds, 2)}
+
+
+def _check(
+    outputs: Outputs, polygons: Path | None, inputs: tuple[Path, Path], *, large: bool
+) -> None:
+    named = {"--output": outputs.mask, "--confidence": outputs.confidence}
+    if large:
+        check_sink(outputs.mask)
+        if outputs.confidence or outputs.preview:
+            raise InputError("--confidence and --preview are for images that are refined in memory")
+    else:
+        check_outputs(named, MASK_SUFFIXES)
+        check_outputs({"--preview": outputs.preview}, IMAGE_SUFFIXES)
+    check_outputs({"--polygons": polygons}, (".geojson", ".json"))
+    check_different(named | {"--preview": outputs.preview, "--polygons": polygons}, inputs)
 
 
 class Outputs(NamedTuple):
@@ -144,22 +216,27 @@ def _sentence(report: Mapping[str, Any]) -> str:
     )
 
 
-def describe(given: Mask, result: Refinement) -> dict[str, float | int | str]:
+def describe(given: Mask, result: Refinement) -> dict[str, Any]:
     """What changed and what it took."""
-    before, after = given > 0.5, result.mask > 0.5
-    changed = int((before != after).sum())
+    from crispseg.large import summary_of  # noqa: PLC0415
+
+    return _account(summary_of(given, result))
+
+
+def _account(summary: Summary) -> dict[str, Any]:
+    pixels = summary.size.height * summary.size.width
     return {
-        "height": given.shape[0],
-        "width": given.shape[1],
-        "changed_pixels": changed,
-        "changed_fraction": changed / given.size,
-        "foreground_before": float(before.mean()),
-        "foreground_after": float(after.mean()),
-        "tiles_run": len(result.tiles_run),
-        "tiles_planned": result.tiles_planned,
-        "network_runs": result.network_runs,
-        "kept_places": len(result.kept),
-        "kept_pixels": sum(place.pixels for place in result.kept),
+        "height": summary.size.height,
+        "width": summary.size.width,
+        "changed_pixels": summary.changed_pixels,
+        "changed_fraction": summary.changed_pixels / pixels,
+        "foreground_before": summary.foreground_before / pixels,
+        "foreground_after": summary.foreground_after / pixels,
+        "tiles_run": summary.tiles_run,
+        "tiles_planned": summary.tiles_planned,
+        "network_runs": summary.network_runs,
+        "kept_places": len(summary.kept),
+        "kept_pixels": sum(place.pixels for place in summary.kept),
     }
 
 

@@ -114,6 +114,9 @@ class StoredImage:
             InputError: the file is damaged or incomplete.
         """
         with _decoding(self.path):
+            if isinstance(self._handle, np.ndarray):
+                yield from (self._handle[y : y + rows] for y in range(0, self.size.height, rows))
+                return
             if not isinstance(self._handle, pyvips.Image):
                 whole = self.pixels()
                 yield from (whole[y : y + rows] for y in range(0, self.size.height, rows))

@@ -7,6 +7,7 @@ is told otherwise: here it is ``CACHE_MB``.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -186,6 +187,7 @@ class RasterSink:
 
         self._path = path
         self._size = size
+        self._written: list[tuple[Box, int]] = []
         options: dict[str, Any] = {}
         if grid is not None:
             options |= {"transform": rasterio.Affine(*grid.transform), "nodata": grid.nodata}
@@ -209,20 +211,32 @@ class RasterSink:
 
     def write(self, box: Box, values: NDArray[Any]) -> None:
         """Write (box.height, box.width) values."""
-        with _environment():
+        with _writing(self._path), _environment():
             self._file.write(values, 1, window=_window(box))
+        self._written.append((box, zlib.crc32(np.ascontiguousarray(values).tobytes())))
 
     def finish(self) -> None:
-        """Make the overviews and close."""
+        """Make the overviews and close; read back what was written.
+
+        GDAL does not always say that a disk is full when it closes a file.
+
+        Raises:
+            InputError: the file does not hold what was written.
+        """
         import rasterio  # noqa: PLC0415
         from rasterio.enums import Resampling  # noqa: PLC0415
+        from rasterio.errors import RasterioIOError  # noqa: PLC0415
 
-        with _environment():
+        with _writing(self._path), _environment():
             self._file.close()
-        factors = overview_factors(self._size)
-        if factors:
-            with _environment(), rasterio.open(self._path, "r+") as file:
-                file.build_overviews(factors, Resampling.average)
+            factors = overview_factors(self._size)
+            if factors:
+                with rasterio.open(self._path, "r+") as file:
+                    file.build_overviews(factors, Resampling.average)
+            with rasterio.open(self._path) as file:
+                for box, checksum in self._written:
+                    if zlib.crc32(file.read(1, window=_window(box)).tobytes()) != checksum:
+                        raise RasterioIOError("it does not hold what was written")
 
     def abandon(self) -> None:
         """Close without finishing."""
@@ -276,3 +290,14 @@ def _reading(path: StrPath) -> Iterator[None]:
     except (RasterioError, OSError) as error:
         cause = error.__cause__ or error
         raise InputError(f"{path}: cannot be read: {cause}") from None
+
+
+@contextmanager
+def _writing(path: StrPath) -> Iterator[None]:
+    from rasterio.errors import RasterioError  # noqa: PLC0415
+
+    try:
+        yield
+    except RasterioError as error:
+        cause = error.__cause__ or error
+        raise InputError(f"{path}: cannot be written ({cause}); is the disk full?") from None

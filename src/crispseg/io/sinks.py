@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,7 +145,17 @@ class BandWriter:
         self._top = bottom
 
 
-class PngSink:
+class _FileSink:
+    """What PNG and .npy share."""
+
+    _file: IO[bytes]
+
+    def abandon(self) -> None:
+        """See MaskSink."""
+        self._file.close()
+
+
+class PngSink(_FileSink):
     """8-bit grey PNG (RFC 2083), compressed row by row.
 
     Args:
@@ -172,10 +182,6 @@ class PngSink:
         self._chunk(b"IEND", b"")
         self._file.close()
 
-    def abandon(self) -> None:
-        """See MaskSink."""
-        self._file.close()
-
     def _data(self, content: bytes) -> None:
         if content:
             self._chunk(b"IDAT", content)
@@ -186,7 +192,7 @@ class PngSink:
         self._file.write(struct.pack(">I", checksum))
 
 
-class NpySink:
+class NpySink(_FileSink):
     """A .npy file.
 
     Args:
@@ -207,6 +213,4 @@ class NpySink:
 
     def finish(self) -> None:
         """See MaskSink."""
-        self._file.close()
-
-    abandon = finish
+        self.abandon()

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from crispseg.models.weights import LoadedModel
 from crispseg.refiners.base import Progress, Refinement
-from crispseg.refiners.guard import Calibration, calibrate, keep_better
+from crispseg.refiners.guard import Calibration, calibrate, keep_better, shifted
 from crispseg.refiners.local import Coarse, LocalInputs, covered, merge_detail
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.published import refine_published
@@ -162,7 +162,7 @@ class CascadeRefiner:
         result = mask.copy()
         result[roi.slices] = part.mask[roi.shift(-context.y0, -context.x0).slices]
         boxes = tuple(box.shift(context.y0, context.x0) for box in part.tiles_run)
-        kept = tuple(replace(k, box=k.box.shift(context.y0, context.x0)) for k in part.kept)
+        kept = shifted(part.kept, context)
         return Refinement(result, boxes, part.tiles_planned, part.network_runs, kept)
 
     def _refine_whole(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -86,6 +86,11 @@ class Kept:
     pixels: int
     trust: float
     whole_object: bool
+
+
+def shifted(kept: tuple[Kept, ...], part: Box) -> tuple[Kept, ...]:
+    """Places found in a part of an image, in pixels of the image."""
+    return tuple(replace(k, box=k.box.shift(part.y0, part.x0)) for k in kept)
 
 
 def calibrate(probability: Mask, temperature: float) -> Mask:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispseg.io.windows import MaskSource
-from crispseg.types import Box, Mask, Size
+from crispseg.types import Box, InputError, Mask, Size
 
 
 def resize_area(array: NDArray[Any], size: Size) -> NDArray[np.float32]:
@@ -160,3 +160,27 @@ class EnlargedMask:
         source = bilinear_source(self._mask.size, self.size, box)
         part = Part(self._mask.size, source)
         return bilinear_window(self._mask.read(source), self.size, box, part)
+
+
+def fitting_mask(mask: MaskSource, size: Size, names: tuple[object, object]) -> MaskSource:
+    """A mask at the image's size; one of lower resolution is enlarged window by window.
+
+    Args:
+        mask: to fit.
+        size: of the image.
+        names: of mask and image, for the message.
+
+    Raises:
+        InputError: other proportions, or a larger mask.
+    """
+    if mask.size == size:
+        return mask
+    height, width = mask.size
+    # one of the two was rounded to whole pixels
+    fits = abs(height * size.width - width * size.height) <= max(size)
+    if not fits or height > size.height or width > size.width:
+        raise InputError(
+            f"{names[0]} is {width}x{height} but {names[1]} is {size.width}x{size.height} "
+            "(width x height); a smaller mask must have the image's proportions"
+        )
+    return EnlargedMask(mask, size)

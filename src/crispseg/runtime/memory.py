@@ -9,11 +9,11 @@ import sys
 from crispseg.types import InputError, Size
 
 MIB = 1 << 20
-BASE_BYTES = 600 * MIB
+BASE_BYTES = 560 * MIB
 """Python, torch and the libraries, without weights."""
 TILE_BYTES_PER_PX = {"cascadepsp-lite": 450, "cascadepsp-resnet50": 2600}
 """What one pass of a network holds for each pixel of its tile, on a CPU."""
-ENGINE_BYTES = 96 * MIB
+ENGINE_BYTES = 48 * MIB
 """Windows, caches and blocks on their way to disk."""
 BYTES_PER_COLUMN = 4096
 """What grows with an image's width: the tiles that reach into the next strip, a row of blocks."""

@@ -19,26 +19,26 @@ def axis_starts(length: int, tile: int, stride: int) -> list[int]:
     return [*starts, length - tile]
 
 
-def plan_tiles(size: Size, tile_size: int, overlap_px: int) -> list[Box]:
+def plan_tiles(size: Size, tile_size: int | Size, overlap_px: int) -> list[Box]:
     """Tiles that cover an image, row by row from the top left.
 
     Args:
         size: of the image.
-        tile_size: side of a tile; tiles are clipped to a smaller image.
+        tile_size: side of a square tile, or its size; tiles are clipped to a smaller image.
         overlap_px: how much neighbours share, at least.
 
     Raises:
         InputError: overlap not in 0..tile_size-1, or an empty image.
     """
-    if not 0 <= overlap_px < tile_size:
-        raise InputError(f"overlap must be 0..{tile_size - 1} for tiles of {tile_size} px")
+    tile = tile_size if isinstance(tile_size, Size) else Size(tile_size, tile_size)
+    if not 0 <= overlap_px < min(tile):
+        raise InputError(f"overlap must be 0..{min(tile) - 1} for tiles of {min(tile)} px")
     if min(size) < 1:
         raise InputError(f"cannot tile an image of {size.width}x{size.height} pixels")
-    stride = tile_size - overlap_px
     return [
-        Box(y, x, min(y + tile_size, size.height), min(x + tile_size, size.width))
-        for y in axis_starts(size.height, tile_size, stride)
-        for x in axis_starts(size.width, tile_size, stride)
+        Box(y, x, min(y + tile.height, size.height), min(x + tile.width, size.width))
+        for y in axis_starts(size.height, tile.height, tile.height - overlap_px)
+        for x in axis_starts(size.width, tile.width, tile.width - overlap_px)
     ]
 
 

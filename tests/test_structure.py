@@ -133,6 +133,7 @@ def test_public_names() -> None:
         "load_segmenter",
         "refine",
         "refine_file",
+        "refine_labels",
         "segment",
     ]
     for name in crispseg.__all__:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from crispseg.types import Box, CrispsegError, InputError, Size
 
 if TYPE_CHECKING:
-    from crispseg.pipeline import load_refiner, refine, refine_file, segment
+    from crispseg.pipeline import load_refiner, refine, refine_file, refine_labels, segment
     from crispseg.refiners.cascade import CascadeRefiner
     from crispseg.segmenters.load import load_segmenter
 
@@ -30,6 +30,7 @@ __all__ = [
     "load_segmenter",
     "refine",
     "refine_file",
+    "refine_labels",
     "segment",
 ]
 
@@ -39,6 +40,7 @@ _LAZY = {
     "load_segmenter": "crispseg.segmenters.load",
     "refine": "crispseg.pipeline",
     "refine_file": "crispseg.pipeline",
+    "refine_labels": "crispseg.pipeline",
     "segment": "crispseg.pipeline",
 }
 

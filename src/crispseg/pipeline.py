@@ -32,6 +32,7 @@ from crispseg.models.zoo import DEFAULT_SEGMENTER
 from crispseg.preview import render_overlay
 from crispseg.refiners.base import Progress
 from crispseg.refiners.cascade import CascadeRefiner, Mode
+from crispseg.refiners.scene import Way
 from crispseg.runtime.memory import parse_bytes
 from crispseg.segmenters.base import Labels, label_dtype
 from crispseg.segmenters.load import load_segmenter
@@ -134,6 +135,36 @@ def refine(
         guard=guard,
     )
     return refiner.refine(image, mask, roi=roi, progress=progress)
+
+
+def refine_labels(
+    image: Image,
+    labels: NDArray[Any],
+    *,
+    model: str | Path = DEFAULT_MODEL,
+    way: Way = "one-pass",
+    ignore_index: int = 255,
+    device: str = "auto",
+) -> NDArray[Any]:
+    """Refine a label map of many classes with a refiner that knows none of them.
+
+    Args:
+        image: (H, W, 3) RGB, uint8 or uint16, any size.
+        labels: (H, W) uint8 or uint16.
+        model: a name or a weights file, see ``load_refiner``.
+        way: "one-pass": all objects together, or "divide-and-conquer": one after the other, as
+            CascadePSP does.
+        ignore_index: label of pixels without a class; they keep it.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+
+    Returns:
+        (H, W) labels of the same dtype; each was in the map that came in.
+
+    Raises:
+        InputError: shapes or dtypes that cannot be used, and all of ``load_refiner``.
+    """
+    refiner = _cached_refiner(model, device=device)
+    return refiner.refine_labels(image, labels, way=way, ignore_index=ignore_index)
 
 
 def read_inputs(

@@ -112,8 +112,17 @@ class CascadeModule(nn.Module):
             coarse_s8: (N, 1, H, W) in [-1, 1] or None: stands for the first run's result.
             coarse_s4: (N, 1, H, W) in [-1, 1] or None: stands for the second run's result.
         """
-        full = (image.shape[-2], image.shape[-1])
-        shared = self.encode_image(image)
+        return self.run_levels(self.encode_image(image), seg, coarse_s8, coarse_s4)
+
+    def run_levels(
+        self,
+        shared: list[Tensor],
+        seg: Tensor,
+        coarse_s8: Tensor | None = None,
+        coarse_s4: Tensor | None = None,
+    ) -> CascadeLogits:
+        """As ``run_cascade``, with an image that is encoded: many masks may share it."""
+        full = (seg.shape[-2], seg.shape[-1])
         s8_1 = s4_2 = s8_2 = None
         if coarse_s8 is None:
             x, _ = self.to_stride8(shared, seg, seg, seg)

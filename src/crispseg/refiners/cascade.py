@@ -17,7 +17,7 @@ released package's own procedure. They differ where the published one loses edge
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from crispseg.refiners.guard import Calibration, calibrate, keep_better, shifted
 from crispseg.refiners.local import Coarse, LocalInputs, covered, merge_detail
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.published import refine_published
+from crispseg.refiners.scene import Way, refine_scene
 from crispseg.runtime.device import resolve_device
 from crispseg.tiling.blend import RamMerger
 from crispseg.tiling.grid import enlargements, magnifications, plan_tiles
@@ -151,6 +152,42 @@ class CascadeRefiner:
             return self._refine_whole(image, mask, valid, progress)
         check_roi(roi, size)
         return self._refine_roi(image, mask, roi, valid, progress)
+
+    def refine_labels(
+        self,
+        image: Image,
+        labels: NDArray[Any],
+        *,
+        way: Way = "one-pass",
+        ignore_index: int = 255,
+        stuff: Collection[int] = (),
+    ) -> NDArray[Any]:
+        """Refine a label map of many classes.
+
+        Args:
+            image: (H, W, 3) RGB, uint8 or uint16.
+            labels: (H, W) uint8 or uint16.
+            way: "one-pass" or "divide-and-conquer", see ``refiners/scene.py``.
+            ignore_index: label of pixels without a class; they keep it.
+            stuff: classes that divide and conquer trusts less, as ``scene.ADE_STUFF``.
+
+        Returns:
+            (H, W) labels of the same dtype; each was in the map that came in.
+
+        Raises:
+            InputError: shapes or dtypes that cannot be used.
+        """
+        scene = refine_scene(
+            self._network,
+            image,
+            labels,
+            way=way,
+            tile_size=self.tile_size,
+            temperature=self.temperature,
+            ignore_index=ignore_index,
+            stuff=stuff,
+        )
+        return scene.labels
 
     def _refine_roi(
         self, image: Image, mask: Mask, roi: Box, valid: Valid, progress: Progress | None

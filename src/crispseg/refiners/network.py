@@ -18,6 +18,8 @@ from crispseg.types import InputError
 
 Array = NDArray[np.float32]
 
+STRIDE = 32  # sizes that every CascadePSP network takes
+
 
 class CascadeNetwork:
     """CascadePSP's network on a device, for arrays.
@@ -75,6 +77,27 @@ class CascadeNetwork:
             return [self._run(image, given)[0] for image, given in samples]
         stacked = [torch.cat(parts) for parts in zip(*(given for _, given in samples), strict=True)]
         return list(self._run(torch.cat([image for image, _ in samples]), stacked))
+
+    @torch.inference_mode()
+    def probabilities_of_masks(self, image: Tensor, masks: Sequence[Array]) -> list[Array]:
+        """Global steps of many masks of one image, which is encoded once.
+
+        Args:
+            image: (1, 3, h, w) normalised.
+            masks: (h, w) in [-1, 1] each.
+
+        Returns:
+            For each mask (2, h, w) float32 probabilities, as ``probabilities``.
+        """
+        height, width = image.shape[-2:]
+        shared = self.module.encode_image(self._place(pad_to_multiple(image, STRIDE, 0.0)))
+        results = []
+        for mask in masks:
+            seg = torch.from_numpy(np.ascontiguousarray(mask))[None, None]
+            logits = self.module.run_levels(shared, self._place(pad_to_multiple(seg, STRIDE, -1.0)))
+            both = torch.cat([logits.s1, logits.s4_3], dim=1)[0, :, :height, :width]
+            results.append(both.float().sigmoid().cpu().numpy())
+        return results
 
     def _run(self, image: Tensor, masks: Sequence[Tensor]) -> NDArray[np.float32]:
         height, width = image.shape[-2:]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from crispseg.models.magnet import MagnetRefinement
 from crispseg.refiners.points import Budget
-from crispseg.refiners.progressive import Progression, ProgressiveRefiner, Stage
+from crispseg.refiners.progressive import Progression, ProgressiveRefiner, Stage, point_rend
 from crispseg.refiners.running import RunningMap
 from crispseg.refiners.select import median_blur, top_k, uncertainty
 from crispseg.tiling.grid import plan_tiles
@@ -278,6 +278,19 @@ def test_windows_of_a_running_map_are_those_of_the_whole() -> None:
     for box in (Box(0, 0, 31, 44), Box(3, 5, 20, 6), Box(30, 43, 31, 44), Box(11, 0, 29, 31)):
         window = current.enlarged(larger, box)
         assert np.abs(window - expected[(slice(None), *box.slices)]).max() < 1e-5
+
+
+def test_point_rend_predicts_the_most_uncertain_points_anew() -> None:
+    image = photo(32, 32)
+    result = point_rend(predict, (Stage(16), Stage(None, None, 50))).run(
+        image, keep_probabilities=True
+    )
+    first, last = (stage.output for stage in result.stages)
+    assert first is not None and last is not None
+    expected = first.probabilities(Size(32, 32)).reshape(CLASSES, -1)
+    chosen = top_k(uncertainty(first.probabilities(Size(32, 32))).ravel(), 50)
+    expected[:, chosen] = predict(image).reshape(CLASSES, -1)[:, chosen]
+    assert np.abs(last.probabilities().reshape(CLASSES, -1) - expected).max() < 1e-5
 
 
 def largest_strip(height: int, width: int) -> int:

@@ -159,8 +159,8 @@ def test_the_documentation_has_every_key() -> None:
     assert starts == sorted(starts)
     lines = [
         line
-        for dataset in ("", "camvid")
-        for line in recipe_text(TrainConfig(model="", data="", output="", dataset=dataset))
+        for kind in ({}, {"dataset": "camvid"}, {"dataset": "camvid", "segmenter": "camvid"})
+        for line in recipe_text(TrainConfig(model="", data="", output="", **kind))
         .replace('"camvid"', '""')
         .splitlines()
     ]

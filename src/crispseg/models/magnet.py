@@ -6,12 +6,15 @@ that it fits any segmentation network.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from crispseg.models.resnet import Bottleneck
+from crispseg.models.statefile import read_state
+from crispseg.types import InputError
 
 WIDTH, PLANES = 64, 32
 MOMENTUM = 0.01  # of BatchNorm
@@ -60,3 +63,19 @@ class MagnetRefinement(nn.Module):
             (N, C, H, W) logits.
         """
         return cast(Tensor, self.layers(torch.cat([coarse, fine], dim=1)))
+
+
+def load_magnet(path: str | Path) -> MagnetRefinement:
+    """A trained refinement module, from a file that ``crispseg train`` wrote.
+
+    Raises:
+        InputError: no such file, damaged, or of another network.
+    """
+    path = Path(path)
+    state, metadata = read_state(path)
+    try:
+        module = MagnetRefinement(int(metadata["num_classes"]))
+        module.load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError):
+        raise InputError(f"{path} holds no refinement module of MagNet") from None
+    return module.eval()

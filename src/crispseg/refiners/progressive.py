@@ -189,6 +189,28 @@ class ProgressiveRefiner:
         return refined
 
 
+class TakeFine(nn.Module):
+    """Instead of a refinement module: the network's own probabilities of the tile."""
+
+    def forward(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
+        """Two (N, C, H, W) probabilities -> logits of the second."""
+        return fine.clamp(min=1e-6).log()
+
+
+def point_rend(
+    predict: Predict, stages: Sequence[Stage], *, input_size: Size | None = None
+) -> ProgressiveRefiner:
+    """PointRend's inference (Kirillov et al., CVPR 2020, section 3.1) without its point head.
+
+    From stage to stage the map is enlarged and its most uncertain points are predicted anew, here
+    by the segmentation network itself, on tiles of the larger image. The paper's stages double,
+    and replace 28 x 28 points each for objects, 8096 for Cityscapes.
+    """
+    return ProgressiveRefiner(
+        predict, TakeFine(), stages, median_px=1, factors="coarse", input_size=input_size
+    )
+
+
 class _Run:
     """One image on its way through the stages."""
 

@@ -84,6 +84,13 @@ class TrainConfig:
         class_weights: of the cross entropy, one for each class; [] for equal ones.
         output_stride: of the trunk, for networks that can change it; 0 for the network's own.
         freeze_bn: BatchNorm stays as it starts, statistics and parameters.
+        segmenter: trains MagNet's refinement module (model "magnet") on this frozen segmentation
+            network, a name or a weights file; with ``dataset``.
+        stage_sides: long side of the image at each of MagNet's stages, rising; 0 is its own. The
+            network sees tiles of ``crop_size`` x ``crop_width`` at each.
+        point_share: share of a tile's points that each stage of a chain replaces.
+        hard_below: only pixels whose true class is less probable than this count in the loss.
+        hard_least: but at least so many of a batch; 0 for all of them.
     """
 
     model: str
@@ -145,6 +152,11 @@ class TrainConfig:
     class_weights: tuple[float, ...] = ()
     output_stride: int = 0
     freeze_bn: bool = False
+    segmenter: str = ""
+    stage_sides: tuple[int, ...] = ()
+    point_share: float = 0.5
+    hard_below: float = 0.7
+    hard_least: int = 100_000
 
 
 # Keys that mean something to one kind of network only.
@@ -161,6 +173,16 @@ SEGMENTER_KEYS = frozenset(
         *("repeat_factor", "aux_weight", "class_weights", "output_stride", "freeze_bn"),
     ]
 )
+
+# These of a segmentation network's recipe mean nothing to MagNet's.
+CROP_KEYS = frozenset(
+    [
+        *("scales", "scale_step", "short_side", "rotation", "blur", "colour", "sampling"),
+        *("repeat_classes", "repeat_factor", "aux_weight", "class_weights", "output_stride"),
+        *("mean", "std"),
+    ]
+)
+MAGNET_KEYS = frozenset(["segmenter", "stage_sides", "point_share", "hard_below", "hard_least"])
 
 # What may change when a run is resumed: where and on what it runs, when it ends, what it reports.
 # Everything else decides the numbers that come out.
@@ -217,11 +239,15 @@ def read_config(path: str | Path, changes: Iterable[str] = ()) -> TrainConfig:
 
 def _refuse_other_task(values: Iterable[str], places: Mapping[str, str]) -> None:
     """A key that would be read and do nothing is a mistake."""
-    if "dataset" in values:
+    if "segmenter" in values:
+        wrong, reason = REFINER_KEYS | CROP_KEYS, "means nothing to MagNet's refinement module"
+    elif "dataset" in values:
         wrong, reason = REFINER_KEYS, "is for refiners; a recipe with a dataset trains no refiner"
     else:
         wrong, reason = SEGMENTER_KEYS, "is for segmentation networks; such a recipe has a dataset"
     for key in values:
+        if key in MAGNET_KEYS and "segmenter" not in values:
+            raise InputError(f"{places[key]}: {key} is for MagNet; such a recipe has a segmenter")
         if key in wrong:
             raise InputError(f"{places[key]}: {key} {reason}")
 
@@ -290,6 +316,8 @@ def _out_of_range(config: TrainConfig) -> str | None:
         "repeat_factor": config.repeat_factor >= 1,
         "class_weights": not config.class_weights
         or (min(config.class_weights) >= 0 and max(config.class_weights) > 0),
+        "point_share": 0 < config.point_share <= 1,
+        "hard_below": config.hard_below <= 1,
         "output_stride": config.output_stride in (0, 4, 8, 16, 32),
     }
     for field in fields(config):
@@ -306,6 +334,7 @@ def _is_range(values: tuple[float, ...]) -> bool:
 def recipe_values(config: TrainConfig) -> dict[str, Any]:
     """The whole recipe, what was left out included, but for keys of the other kind of network."""
     others = REFINER_KEYS if config.dataset else SEGMENTER_KEYS
+    others |= CROP_KEYS if config.segmenter else MAGNET_KEYS
     return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in others}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -50,6 +52,27 @@ def class_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) ->
         weights: (C,) of each class.
     """
     return F.cross_entropy(logits, labels, weights, ignore_index=VOID, reduction="sum")
+
+
+def hard_class_loss(logits: Tensor, labels: Tensor, below: float, least: int) -> Tensor:
+    """Mean cross entropy of the hard pixels (OHEM, as MagNet's released code trains).
+
+    Args:
+        logits: (N, C, H, W).
+        labels: (N, H, W) int64, 255 where void.
+        below: a pixel is hard if its true class is less probable.
+        least: the hardest so many count even if they are not; 0 or too few pixels: all count.
+    """
+    each = F.cross_entropy(logits, labels, ignore_index=VOID, reduction="none")
+    each = each[labels != VOID]
+    if each.numel() == 0:
+        return logits.sum() * 0
+    if not 0 < least < each.numel():
+        return each.mean()
+    hardest = each.detach().topk(least).values[-1]
+    # A loss above -log(below) is a probability under it.
+    limit = torch.minimum(hardest, hardest.new_tensor(-math.log(max(below, 1e-12))))
+    return each[each.detach() >= limit].mean()
 
 
 def gradient_magnitude(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from crispseg.layers.norm import freeze_norms
 from crispseg.train.config import TrainConfig
 from crispseg.train.distributed import Group
+from crispseg.train.progressing import Progressing
 from crispseg.train.refining import Refining
 from crispseg.train.schedule import rate
 from crispseg.train.segmenting import Segmenting
@@ -30,6 +31,8 @@ SMOOTHING = 0.95
 
 def task_of(config: TrainConfig, group: Group) -> Task:
     """What a recipe's network learns."""
+    if config.segmenter:
+        return Progressing(config, group)
     return Segmenting(config, group) if config.dataset else Refining(config, group)
 
 

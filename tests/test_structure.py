@@ -36,11 +36,12 @@ MAY_IMPORT = {
         *("types", "io", "models", "refiners", "segmenters", "tiling", "preview", "large"),
         "runtime",
     },
+    "methods": {"types", "models", "refiners", "segmenters", "tiling", "pipeline"},
     "evaluation": {"__init__", "types", "io", "data", "metrics", "preview", "refiners"},
     "__init__": {"types", "pipeline", "refiners", "segmenters"},
     "cli": {
         *("__init__", "types", "io", "models", "refiners", "train", "preview", "pipeline"),
-        *("evaluation", "segmenters", "data", "large", "runtime"),
+        *("evaluation", "segmenters", "data", "large", "runtime", "methods"),
     },
 }
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -26,6 +26,18 @@ from crispseg.cli.options import (
     parse_limit,
     progress_bar,
 )
+from crispseg.cli.refine_method import (
+    IgnoreIndex,
+    LabelsOption,
+    Method,
+    MethodJob,
+    MethodOption,
+    RefinementOption,
+    SegmenterOption,
+    Weights,
+    refine_by_method,
+    refuse,
+)
 from crispseg.io import (
     DEFAULT_MAX_PIXELS,
     IMAGE_SUFFIXES,
@@ -40,6 +52,19 @@ if TYPE_CHECKING:
     from crispseg.large import Job, Summary
     from crispseg.refiners.base import Refinement
     from crispseg.types import Image, Mask
+
+
+Roi = Annotated[
+    str | None,
+    typer.Option(help="Y0,X0,Y1,X1 in pixels, half-open: only this part may change."),
+]
+Calibrated = Annotated[
+    bool, typer.Option(help="Probabilities that are right as often as they say.")
+]
+Confidence = Annotated[
+    Path | None,
+    typer.Option(help="Also write how sure each pixel is: 128 a toss-up, 255 certain."),
+]
 
 
 def refine(
@@ -59,19 +84,11 @@ def refine(
     mode: ModeOption = Mode.default,
     binary: Annotated[bool, typer.Option("--binary", help="Write only 0 and 255.")] = False,
     device: Device = "auto",
-    roi: Annotated[
-        str | None,
-        typer.Option(help="Y0,X0,Y1,X1 in pixels, half-open: only this part may change."),
-    ] = None,
+    roi: Roi = None,
     batch_size: BatchSize = 1,
     guard: Guard = True,
-    calibrated: Annotated[
-        bool, typer.Option(help="Probabilities that are right as often as they say.")
-    ] = True,
-    confidence: Annotated[
-        Path | None,
-        typer.Option(help="Also write how sure each pixel is: 128 a toss-up, 255 certain."),
-    ] = None,
+    calibrated: Calibrated = True,
+    confidence: Confidence = None,
     preview: Annotated[
         Path | None, typer.Option(help="Picture of mask before, after and what changed.")
     ] = None,
@@ -96,12 +113,26 @@ def refine(
     ] = 0.5,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    labels: LabelsOption = False,
+    method: MethodOption = Method.cascade,
+    ignore_index: IgnoreIndex = 255,
+    segmenter: SegmenterOption = None,
+    refinement: RefinementOption = None,
 ) -> None:
-    """Refine the mask of one object in a photo, raster or slide of any size."""
+    """Refine the mask of one object, or a label map, in a photo, raster or slide of any size."""
     from crispseg.large import Job, is_large  # noqa: PLC0415
     from crispseg.runtime.memory import parse_bytes  # noqa: PLC0415
 
     limit = None if max_megapixels is None else parse_limit(max_megapixels)
+    if labels or method is not Method.cascade:
+        mask_only = {"--fast": fast, "--binary": binary, "--roi": roi, "--preview": preview}
+        mask_only |= {"--confidence": confidence, "--mode": mode is not Mode.default}
+        mask_only |= {"--memory": memory, "--region": region, "--polygons": polygons}
+        refuse(mask_only | {"--restart": restart})
+        by = MethodJob(image, mask, output, labels, method.value, limit or DEFAULT_MAX_PIXELS)
+        weights = Weights(model, segmenter, refinement, device)
+        refine_by_method(by, weights, ignore_index, quiet=quiet, as_json=as_json)
+        return
     job = Job(image, mask, output, binary, _parse_roi(roi), region, polygons, tolerance)
     job = replace(job, memory=None if memory is None else parse_bytes(memory), restart=restart)
     large = Path(image).exists() and is_large(job, max_pixels=limit)

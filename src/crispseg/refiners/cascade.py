@@ -178,7 +178,7 @@ class CascadeRefiner:
             InputError: shapes or dtypes that cannot be used.
         """
         scene = refine_scene(
-            self._network,
+            self.network,
             image,
             labels,
             way=way,

@@ -201,10 +201,13 @@ class Progressing:
         return f"mIoU {scores['mean_iou_before']:.4f} -> {scores['mean_iou']:.4f}"
 
     def metadata(self) -> dict[str, str]:
-        """The number of classes, and whose probabilities the module knows."""
+        """The number of classes, and the stages in which the module is used."""
+        config = self.config
         return {
             "num_classes": str(self.dataset.num_classes),
-            "stage_sides": ",".join(map(str, self.config.stage_sides)),
+            "stage_sides": ",".join(map(str, config.stage_sides)),
+            "tile": f"{config.crop_size},{config.crop_width or config.crop_size}",
+            "point_share": str(config.point_share),
         }
 
 

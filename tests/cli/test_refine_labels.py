@@ -1,0 +1,84 @@
+"""``crispseg refine`` for label maps and with other methods, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from crispseg.cli.main import run
+from crispseg.io import write_image, write_labels, write_mask
+from crispseg.io.labels import read_labels
+from crispseg.models.build import build
+from crispseg.models.weights import save_weights
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "random.safetensors"
+    torch.manual_seed(0)
+    module = build("cascadepsp-lite")
+    save_weights(path, module, architecture="cascadepsp-lite", mean=(0.5,) * 3, std=(0.5,) * 3)
+    return path
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    truth = np.zeros((60, 80), np.uint8)
+    truth[:, 40:] = 2
+    noise = np.random.default_rng(0).integers(-8, 8, (60, 80, 3))
+    image = np.where(truth[..., None] > 0, (200, 60, 40), (60, 120, 180)) + noise
+    labels = np.zeros_like(truth)
+    labels[:, 43:] = 2
+    labels[:5] = 255
+    write_image("image.png", image.astype(np.uint8))
+    write_labels("labels.png", labels)
+    write_mask("mask.png", (labels == 2).astype(np.float32))
+    return tmp_path
+
+
+@pytest.mark.parametrize("method", ["cascade", "divide", "densecrf", "guided", "offset"])
+def test_a_label_map_comes_out_as_one(method, work, model, capsys) -> None:
+    options = ("--labels", "--method", method, "--model", str(model), "-o", "out.png", "--json")
+    assert run(["refine", "image.png", "labels.png", *options]) == 0
+    report = json.loads(capsys.readouterr().out)
+    given, found = read_labels("labels.png"), read_labels("out.png")
+    assert report["changed_pixels"] == (given != found).sum()
+    assert np.array_equal(found == 255, given == 255)
+    assert set(np.unique(found)) <= {0, 2, 255}
+    if method == "densecrf":
+        assert (found[10:, 40:43] == 2).mean() > 0.9
+
+
+def test_masks_can_be_refined_by_a_classical_method(work, capsys) -> None:
+    assert run(["refine", "image.png", "mask.png", "-o", "o.png", "--method", "densecrf"]) == 0
+    assert "pixels changed" in capsys.readouterr().out
+    assert (read_labels("o.png")[10:, 40:43] > 127).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("labels.png", "--labels", "--fast"), "--fast is for one object's mask"),
+        (("labels.png", "--labels", "--roi", "0,0,9,9"), "--roi is for one object's mask"),
+        (("labels.png", "--labels", "--method", "magnet"), "wants a segmenter"),
+        (("mask.png", "--method", "divide"), "say --labels"),
+        (("image.png", "--labels"), "is not a label map"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(arguments, message, work, capfd) -> None:
+    assert run(["refine", "image.png", *arguments, "-o", "out.png"]) == 2
+    errors = capfd.readouterr().err
+    assert message in errors and errors.count("\n") == 1
+    assert not Path("out.png").exists()
+
+
+def test_a_map_of_another_size_is_one_line(work, capfd) -> None:
+    write_labels("small.png", np.zeros((5, 5), np.uint8))
+    arguments = ("small.png", "--labels", "--method", "offset", "-o", "out.png")
+    assert run(["refine", "image.png", *arguments]) == 2
+    assert "label map is 5x5 but the image is 80x60" in capfd.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,6 +178,88 @@ def _with_legend(picture: Pixels, entries: list[tuple[Pixels, str]], *, more: in
         y = picture.shape[0] + GAP_PX + i // columns * CAPTION_PX
         draw.rectangle((x, y, x + 20, y + 20), tuple(map(int, colour)), INK)
         draw.text((x + 30, y), text, INK, font)
+    return np.asarray(sheet)
+
+
+@dataclass(frozen=True)
+class StagePicture:
+    """One stage of a progressive segmentation, for ``render_stages``; all at one size.
+
+    Attributes:
+        title: a few words.
+        points: (H, W) bool, what it replaced.
+        labels: (H, W) class numbers after it.
+        wrong: (H, W) bool, where that is not the truth.
+    """
+
+    title: str
+    points: Flags
+    labels: NDArray[Any]
+    wrong: Flags
+
+
+def render_stages(
+    image: Image, stages: Iterable[StagePicture], colours: Sequence[tuple[int, int, int]]
+) -> Pixels:
+    """Points, output and errors of every stage, one below the other (MagNet's figure 5).
+
+    Args:
+        image: (H, W, 3) RGB, uint8 or uint16.
+        stages: from the first to the last.
+        colours: RGB of each class.
+
+    Returns:
+        (h, w, 3) uint8, at most about 2400 pixels wide.
+    """
+    faint = _faint(_eight_bit(image))
+    palette = np.zeros((65536, 3), np.uint8)
+    palette[: len(colours)] = np.asarray(colours, np.uint8)
+    rows: list[list[Pixels]] = []
+    captions: list[list[str]] = []
+    for stage in stages:
+        points, errors = (_fitted(faint, PANEL_PX).copy() for _ in range(2))
+        points[_fitted(stage.points, PANEL_PX)] = ADDED
+        errors[_fitted(stage.wrong, PANEL_PX)] = REMOVED
+        rows.append([points, _fitted(palette[stage.labels], PANEL_PX), errors])
+        share = 100 * stage.wrong.mean()
+        count = f"{int(stage.points.sum()):,} points replaced"
+        captions.append([f"{stage.title}: {count}", "output", f"errors: {share:.2f} % of pixels"])
+    return _sheet(rows, captions)
+
+
+CURVES = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (90, 90, 90))
+
+
+def render_distribution(scores: Mapping[str, Sequence[float]]) -> Pixels:
+    """Share of the images whose score is at most so much (MagNet's figure 6a); right is better.
+
+    Args:
+        scores: for each method its score of every image, in [0, 1].
+
+    Returns:
+        (560, 900, 3) uint8.
+    """
+    left, top, width, height = 70, 30, 560, 450
+    sheet = PilImage.new("RGB", (900, 560), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    for step in range(6):
+        x, y = left + width * step // 5, top + height * step // 5
+        draw.line([(x, top), (x, top + height)], (225, 225, 225))
+        draw.line([(left, y), (left + width, y)], (225, 225, 225))
+        draw.text((x - 10, top + height + 8), f"{step / 5:.1f}", INK, font)
+        draw.text((left - 40, y - 8), f"{1 - step / 5:.1f}", INK, font)
+    draw.text((left + width // 2 - 60, top + height + 32), "IoU of an image", INK, font)
+    draw.text((left - 60, 4), "share of images with no more", INK, font)
+    for number, (name, values) in enumerate(scores.items()):
+        colour, corner = CURVES[number % len(CURVES)], [(left, top + height)]
+        for rank, value in enumerate(sorted(values), start=1):
+            x = left + round(width * value)
+            corner += [(x, corner[-1][1]), (x, top + height - round(height * rank / len(values)))]
+        corner.append((left + width, corner[-1][1]))
+        draw.line(corner, colour, 3)
+        y = top + 24 * number
+        draw.line([(left + width + 20, y + 9), (left + width + 50, y + 9)], colour, 3)
+        draw.text((left + width + 58, y), name, INK, font)
     return np.asarray(sheet)
 
 

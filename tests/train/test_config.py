@@ -186,7 +186,9 @@ CLASSES = {
     **{"camvid": 11, "voc": 21, "ade20k": 150, "cityscapes": 19, "nyudv2": 40},
     **{"pascal-context": 60, "sun-rgbd": 37, "person-part": 7},
 }
-SEGMENTERS = [path for path in RECIPES if read_config(path).dataset]
+SEGMENTERS = [
+    path for path in RECIPES if read_config(path).dataset and not read_config(path).segmenter
+]
 
 
 @pytest.mark.parametrize("path", SEGMENTERS, ids=lambda path: path.stem)
@@ -222,6 +224,17 @@ def test_the_papers_segmentation_recipes_are_the_papers() -> None:
     refinenet = read_config(ROOT / "recipes" / "nyudv2-refinenet-resnet101.toml")
     assert (refinenet.crop_size, refinenet.learning_rate, refinenet.batch_size) == (400, 5e-4, 1)
     assert refinenet.sampling == "balanced"
+
+
+def test_magnets_recipes_are_the_papers() -> None:
+    """Section 4: 50 epochs in batches of 16, a tenth of the rate after 20, 30, 40 and 45."""
+    for name, images in {"cityscapes": 2975, "deepglobe": 454, "gleason": 195}.items():
+        config = read_config(ROOT / "recipes" / f"magnet-{name}.toml")
+        epoch = images / config.batch_size
+        assert (config.batch_size, config.optimiser, config.learning_rate) == (16, "sgd", 1e-3)
+        assert config.iterations == pytest.approx(50 * epoch, abs=1)
+        assert config.milestones == pytest.approx([n * epoch for n in (20, 30, 40, 45)], abs=1)
+        assert config.weight_decay == 5e-4
 
 
 def test_keys_of_the_other_task_are_mistakes(tmp_path) -> None:

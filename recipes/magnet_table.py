@@ -1,6 +1,6 @@
 """CamVid val, coarse networks and what refines them: one table, one run.
 
-    python recipes/magnet_table.py --data FOLDER_OF_CAMVID --refinement runs/magnet-camvid/magnet.safetensors
+    python recipes/magnet_table.py --data CAMVID --refinement runs/magnet-camvid/magnet.safetensors
 
 The bundled segmenter sees the image at a quarter of its size (120 x 90). Rows: that enlarged
 (downsampling), tiles of 120 x 90 at full size (tiles only), DenseCRF and the guided filter on the
@@ -36,7 +36,7 @@ VOID = 255
 
 
 def boundary_accuracy(found: np.ndarray, truth: np.ndarray) -> float:
-    """mBA of a label map: the union of all classes' bands, void left out."""
+    """Boundary accuracy of a label map: the union of all classes' bands, void left out."""
     classes = [c for c in np.unique(truth) if c != VOID]
     shares = []
     for radius in boundary_radii(*truth.shape):

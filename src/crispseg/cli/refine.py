@@ -65,6 +65,26 @@ Confidence = Annotated[
     Path | None,
     typer.Option(help="Also write how sure each pixel is: 128 a toss-up, 255 certain."),
 ]
+Preview = Annotated[
+    Path | None, typer.Option(help="Picture of mask before, after and what changed.")
+]
+AnySize = Annotated[
+    float | None,
+    typer.Option(help="Refuse larger images before decoding them; without it, any size."),
+]
+Memory = Annotated[
+    str | None, typer.Option(help="Most the process may take, as in 2G; streams the image.")
+]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Throw away what an interrupted run has left.")
+]
+Region = Annotated[
+    Path | None, typer.Option(help="GeoJSON polygons: nothing outside is run or written.")
+]
+Polygons = Annotated[Path | None, typer.Option(help="Also write the result's outlines as GeoJSON.")]
+Tolerance = Annotated[
+    float, typer.Option(help="How many pixels outlines may be off the mask's corners.")
+]
 
 
 def refine(
@@ -89,28 +109,13 @@ def refine(
     guard: Guard = True,
     calibrated: Calibrated = True,
     confidence: Confidence = None,
-    preview: Annotated[
-        Path | None, typer.Option(help="Picture of mask before, after and what changed.")
-    ] = None,
-    max_megapixels: Annotated[
-        float | None,
-        typer.Option(help="Refuse larger images before decoding them; without it, any size."),
-    ] = None,
-    memory: Annotated[
-        str | None, typer.Option(help="Most the process may take, as in 2G; streams the image.")
-    ] = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Throw away what an interrupted run has left.")
-    ] = False,
-    region: Annotated[
-        Path | None, typer.Option(help="GeoJSON polygons: nothing outside is run or written.")
-    ] = None,
-    polygons: Annotated[
-        Path | None, typer.Option(help="Also write the result's outlines as GeoJSON.")
-    ] = None,
-    tolerance: Annotated[
-        float, typer.Option(help="How many pixels outlines may be off the mask's corners.")
-    ] = 0.5,
+    preview: Preview = None,
+    max_megapixels: AnySize = None,
+    memory: Memory = None,
+    restart: Restart = False,
+    region: Region = None,
+    polygons: Polygons = None,
+    tolerance: Tolerance = 0.5,
     quiet: Quiet = False,
     as_json: AsJson = False,
     labels: LabelsOption = False,

@@ -12,9 +12,10 @@ MIB = 1 << 20
 BASE_BYTES = 560 * MIB
 """Python, torch and the libraries, without weights."""
 TILE_BYTES_PER_PX = {"cascadepsp-lite": 450, "cascadepsp-resnet50": 2600}
-"""What one pass of a network holds for each pixel of its tile, on a CPU."""
+"""What one pass of a network holds for each pixel of its tile, on a CPU; the first measured with
+tiles of 900 px, the second a guess."""
 ENGINE_BYTES = 48 * MIB
-"""Windows, caches and blocks on their way to disk."""
+"""Windows, caches and blocks on their way to disk: calculated, to be measured on large images."""
 BYTES_PER_COLUMN = 4096
 """What grows with an image's width: the tiles that reach into the next strip, a row of blocks."""
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8

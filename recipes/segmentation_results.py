@@ -3,7 +3,7 @@
     python recipes/segmentation_results.py camvid .data/camvid WEIGHTS [WEIGHTS ...] [--split val]
 
 Each network sees whole images: once; at output stride 8 where it was trained at 16 and can change;
-at the scales of DeepLabv3's paper with mirror images. Mean IoU and accuracies are over all pixels
+at three scales (DeepLabv3's for Cityscapes) with mirror images. Mean IoU and accuracies are over all pixels
 of the split that are not void. ``--json FILE`` also keeps the IoU of every class.
 """
 
@@ -19,7 +19,7 @@ from crispseg.data.datasets import Dataset, open_dataset
 from crispseg.metrics.confusion import ConfusionMatrix
 from crispseg.models.deeplabv3 import DeepLabV3
 from crispseg.models.weights import load_model
-from crispseg.segmenters.base import DEEPLABV3_SCALES
+from crispseg.segmenters.base import CITYSCAPES_SCALES
 from crispseg.segmenters.load import load_segmenter
 
 FINER_STRIDE = 8
@@ -32,7 +32,7 @@ def ways_of(path: Path) -> dict[str, dict[str, Any]]:
     module = load_model(path).module
     if isinstance(module, DeepLabV3) and module.output_stride > FINER_STRIDE:
         ways[f"once, output stride {FINER_STRIDE}"] = {"output_stride": FINER_STRIDE}
-    ways["6 scales and mirrored"] = {"scales": DEEPLABV3_SCALES, "flip": True}
+    ways["scales 0.75, 1, 1.25, mirrored"] = {"scales": CITYSCAPES_SCALES, "flip": True}
     return ways
 
 

@@ -3,8 +3,8 @@
     python recipes/segmentation_results.py camvid .data/camvid WEIGHTS [WEIGHTS ...] [--split val]
 
 Each network sees whole images: once; at output stride 8 where it was trained at 16 and can change;
-at three scales (DeepLabv3's for Cityscapes) with mirror images. Mean IoU and accuracies are over all pixels
-of the split that are not void. ``--json FILE`` also keeps the IoU of every class.
+at three scales (DeepLabv3's for Cityscapes) with mirror images. Mean IoU and accuracies are over
+all pixels of the split that are not void. ``--json FILE`` also keeps the IoU of every class.
 """
 
 from __future__ import annotations

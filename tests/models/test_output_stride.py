@@ -102,7 +102,7 @@ def test_deeplab_at_8_holds_its_logits_at_16(form: str) -> None:
     if form == "aspp":
         for parameter in net.head.aspp.pooled.parameters():
             nn.init.zeros_(parameter)
-    image = torch.randn(1, 3, 49, 33, dtype=torch.float64)
+    image = torch.randn(1, 3, 33, 17, dtype=torch.float64)
     with torch.no_grad():
         at16 = net(image).logits
         net.set_output_stride(8)

@@ -32,10 +32,11 @@ def deepest(trunk: nn.Module, output_stride: int, image: Tensor) -> Tensor:
     return trunk(image)[-1]
 
 
+@pytest.mark.parametrize("depth", [18, 50])
 @pytest.mark.parametrize("size", [(32, 64), (65, 33)])
-def test_resnet_features_hold_those_of_larger_strides(size: tuple[int, int]) -> None:
+def test_resnet_features_hold_those_of_larger_strides(size: tuple[int, int], depth: int) -> None:
     torch.manual_seed(0)
-    trunk = lively(ResNet(50)).double()
+    trunk = lively(ResNet(depth)).double()
     image = torch.randn(1, 3, *size, dtype=torch.float64)
     at32 = deepest(trunk, 32, image)
     for stride in (16, 8, 4):

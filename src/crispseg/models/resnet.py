@@ -76,11 +76,17 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     )
 
 
-def set_grid(block: nn.Module, stride: int, dilation: int) -> None:
-    """Stride and dilation of a block's 3x3 convolutions; its weights stay."""
+def set_grid(block: nn.Module, stride: int, dilation: int, after: int | None = None) -> None:
+    """Stride and dilation of a block's 3x3 convolutions; its weights stay.
+
+    ``after`` is the dilation behind the convolution that carries the stride, which only a
+    ``BasicBlock`` has; ``dilation`` if None.
+    """
     for conv in block.children():
         if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
             conv.dilation = conv.padding = (dilation, dilation)
+    if after and isinstance(block, BasicBlock):
+        block.conv2.dilation = block.conv2.padding = (after, after)
     strided = cast(nn.Conv2d, block.conv2 if isinstance(block, Bottleneck) else block.conv1)
     strided.stride = (stride, stride)
     if isinstance(block.downsample, nn.Sequential):
@@ -96,8 +102,8 @@ class ResNet(nn.Module):
         output_stride: 4, 8, 16 or 32; strides beyond it become dilation.
         first_dilation: dilation of the first block of a dilated stage: "one" (CascadePSP, whose
             trunk keeps it at 1), "previous" (the stage before; torchvision, timm), "stage" (the
-            stage's own; PSPNet's semseg). In a ``BasicBlock`` it holds for both convolutions,
-            where timm's second one has the stage's own.
+            stage's own; PSPNet's semseg). A ``BasicBlock``'s second convolution always has the
+            stage's own, as timm's.
         multi_grid: factors on the dilation of layer4's blocks (DeepLabv3 section 3.2.1).
         deep_stem: three 3x3 convolutions instead of one 7x7 (PSPNet).
 
@@ -168,7 +174,8 @@ class ResNet(nn.Module):
                 grid = self.multi_grid
                 dilations = [dilation * grid[i % len(grid)] for i in range(len(layer))]
             for i, (block, block_dilation) in enumerate(zip(layer, dilations, strict=True)):
-                set_grid(block, stride if i == 0 else 1, block_dilation)
+                after = max(block_dilation, dilation)
+                set_grid(block, stride if i == 0 else 1, block_dilation, after)
         self.strides = tuple(strides)
         self.output_stride = output_stride
 

@@ -313,7 +313,7 @@ def test_a_cached_file_is_used(monkeypatch) -> None:
 
 
 def test_the_bundled_file_speaks_for_itself(lite, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(weights, "BUNDLED_FOLDER", tmp_path)
+    monkeypatch.setattr(zoo, "BUNDLED_FOLDER", tmp_path)
     with pytest.raises(InputError, match="reinstall"):
         load_model("cascadepsp-lite")
     path = tmp_path / "cascadepsp-lite.safetensors"

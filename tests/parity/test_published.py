@@ -99,7 +99,12 @@ def our_refiner(module: RefinementModule, *, fast: bool, tile_size: int) -> Casc
     return CascadeRefiner(model, mode="published", fast=fast, tile_size=tile_size, device="cpu")
 
 
-SIZES = [(640, 480), (1000, 1002), (901, 1399), (2400, 1600)]
+SIZES = [
+    (640, 480),
+    (1000, 1002),
+    (901, 1399),
+    pytest.param(2400, 1600, marks=pytest.mark.slow),  # three minutes of the suite's twelve
+]
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -115,6 +115,65 @@ def test_deeplab_at_8_holds_its_logits_at_16(form: str) -> None:
         torch.testing.assert_close(net(image).logits, at16, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("kind", [ResNet, EfficientNetLite])
+def test_first_centre_is_the_middle_of_what_a_cell_sees(kind: type, stride: int) -> None:
+    """With equal weights everywhere, the gradient of a cell is symmetric about its middle."""
+    options = {"depth": 18} if kind is ResNet else {"stages": 4, "norm": False}
+    trunk = kind(**options, output_stride=stride).eval()
+    if kind is ResNet:  # hands its gradient to one of several equal values
+        trunk.maxpool = nn.AvgPool2d(3, stride=2, padding=1)
+    for name, parameter in trunk.named_parameters():
+        value = 1 / parameter[0].numel() if parameter.ndim == 4 else 1.0
+        nn.init.constant_(parameter, 1e-3 if name.endswith("bias") else value)
+    image = torch.full((1, 3, 320, 320), 1e-3, requires_grad=True)
+    cell = 160 // stride
+    trunk(image)[-1][0, 0, cell, cell].backward()
+    for axis in (0, 1):
+        weight = image.grad[0, 0].double().abs().sum(axis)
+        middle = float((weight * torch.arange(320)).sum() / weight.sum())
+        assert middle == pytest.approx(cell * stride + trunk.first_centre, abs=0.1)
+
+
+class Ramp(nn.Module):
+    """A trunk whose cells hold the place, in pixels, of what they see; ``first`` by stride."""
+
+    channels, strides = (1, 1), (8, 16)
+
+    def __init__(self, output_stride: int, symmetric: bool) -> None:
+        super().__init__()
+        self.symmetric = symmetric
+        self.set_output_stride(output_stride)
+
+    def set_output_stride(self, output_stride: int) -> None:
+        self.output_stride = output_stride
+        self.first_centre = 0.0 if self.symmetric else output_stride - 1.0
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        n = image.shape[-1] // self.output_stride
+        places = self.first_centre + self.output_stride * torch.arange(float(n))
+        cells = (100 * places[:, None] + places)[None, None]
+        return [cells, cells]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("stride", [4, 8, 32])
+def test_objects_stay_where_training_put_them(stride: int, symmetric: bool) -> None:
+    """A linear function of place passes bilinear stretching whole, so any move would show."""
+    net = DeepLabV3(Ramp(16, symmetric), 1, aspp=AsppOptions(channels=1), align_corners=False)
+    net.head, net.classifier = IgnoreStride(), nn.Identity()
+    net.eval()
+    image, inside = torch.zeros(1, 3, 256, 256), (..., slice(48, 208), slice(48, 208))
+    trained = net(image).logits[inside]
+    net.set_output_stride(stride)
+    torch.testing.assert_close(net(image).logits[inside], trained, rtol=0, atol=0.01)
+
+
+class IgnoreStride(nn.Identity):
+    def set_output_stride(self, output_stride: int) -> None:
+        del output_stride
+
+
 def test_dilations_of_the_deeper_blocks() -> None:
     net = DeepLabV3(ResNet(18, output_stride=16, multi_grid=(1, 2)), 2, form="cascade")
     found = {

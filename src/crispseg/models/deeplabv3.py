@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from crispseg.layers.aspp import ASPP
 from crispseg.layers.blocks import conv_norm_relu, pad_to_multiple, resize
@@ -167,6 +168,7 @@ class DeepLabV3(SegmentationModule):
         self.aux_head = (
             ClassHead(before, num_classes, dropout=nn.Dropout(0.1)) if auxiliary else None
         )
+        self._trained_lead_px = self._lead_px()
         set_norm_momentum(self, norm_momentum)
 
     @property
@@ -178,7 +180,8 @@ class DeepLabV3(SegmentationModule):
         """Run at another output stride with the same weights: denser is slower and finer.
 
         Strides of the trunk become dilation, and all rates are scaled (section 3.1; trained at 16,
-        evaluated at 8).
+        evaluated at 8). Objects stay where training put them: without ``align_corners`` the place
+        of a cell in the image changes with the stride, and the logits are moved back.
 
         Raises:
             ValueError: not 4, 8, 16 or 32, or a trunk that cannot change.
@@ -190,6 +193,18 @@ class DeepLabV3(SegmentationModule):
         change(output_stride)
         self.head.set_output_stride(self.output_stride)
 
+    def _lead_px(self) -> float:
+        """How far right of what a cell saw its logits are put.
+
+        Cells are stretched about the middle of their ``output_stride`` pixels, but have seen what
+        lies around ``first_centre``. Training makes up for this distance; at another output stride
+        it is another, and ``forward`` moves the logits by the difference.
+        """
+        if self.align_corners:
+            return 0.0
+        centre = cast(float, getattr(self.trunk, "first_centre", 0.0))
+        return (self.output_stride - 1) / 2 - centre
+
     def forward(self, image: Tensor) -> ClassLogits:
         """(N, 3, H, W) -> logits of every class at the size of the image."""
         height, width = image.shape[-2:]
@@ -198,11 +213,23 @@ class DeepLabV3(SegmentationModule):
         *_, before, deepest = self.trunk(image)
         size = (image.shape[-2], image.shape[-1])
         logits = self.classifier(self.head(deepest))
-        logits = resize(logits, size, align_corners=self.align_corners)[..., :height, :width]
+        logits = resize(logits, size, align_corners=self.align_corners)
+        logits = _moved(logits, round(self._trained_lead_px - self._lead_px()))[
+            ..., :height, :width
+        ]
         if self.aux_head is None or not self.training:
             return ClassLogits(logits)
         aux = resize(self.aux_head(before), size, align_corners=self.align_corners)
         return ClassLogits(logits, aux[..., :height, :width])
+
+
+def _moved(x: Tensor, by_px: int) -> Tensor:
+    """(N, C, H, W) moved right and down, or left and up if negative; borders are repeated."""
+    if by_px == 0:
+        return x
+    before, after = max(by_px, 0), max(-by_px, 0)
+    padded = F.pad(x, (before, after, before, after), mode="replicate")
+    return padded[..., after : after + x.shape[-2], after : after + x.shape[-1]]
 
 
 def deeplabv3_torchvision(depth: int, num_classes: int) -> DeepLabV3:

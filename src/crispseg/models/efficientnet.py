@@ -142,6 +142,10 @@ class EfficientNetLite(nn.Module):
         stages: how many of ``STAGES`` to build, 2 to 6.
         output_stride: 4, 8, 16 or 32; stages beyond it are dilated instead of strided.
         norm: with BatchNorm; without, every convolution has a bias instead.
+
+    Attributes:
+        first_centre: pixel at the middle of what the last stage's first cell sees, in images whose
+            sides divide by the output stride: each strided convolution looks at odd places.
     """
 
     def __init__(
@@ -197,6 +201,7 @@ class EfficientNetLite(nn.Module):
                 stride, block_dilation = 1, dilation
         self.strides = tuple(strides)
         self.output_stride = stride_so_far
+        self.first_centre = float(stride_so_far - 1)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, in_channels, H, W) -> features of 16, 24, 40, 80, 112, ... channels, one a stage.

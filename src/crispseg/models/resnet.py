@@ -109,7 +109,13 @@ class ResNet(nn.Module):
 
     Raises:
         ValueError: unknown depth or output_stride.
+
+    Attributes:
+        first_centre: pixel at the middle of what the last stage's first cell sees; convolutions
+            are padded alike on both sides, so it is the first.
     """
+
+    first_centre = 0.0
 
     def __init__(
         self,

@@ -232,6 +232,8 @@ def _batches(run: Run, samples: Dataset[Any]) -> Generator[Any]:
         prefetch_factor=4 if config.workers else None,
         pin_memory=group.device.type == "cuda",
         worker_init_fn=ignore_in_worker,
+        # Not forked: libvips has threads, and one that has read an image here would hang there.
+        multiprocessing_context="spawn" if config.workers else None,
     )
 
 

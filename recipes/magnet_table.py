@@ -21,7 +21,7 @@ import numpy as np
 
 from crispseg.data.crops import decode
 from crispseg.data.datasets import open_dataset
-from crispseg.metrics.boundary import boundary_band, boundary_radii
+from crispseg.metrics.boundary import mean_boundary_accuracy_of_labels
 from crispseg.metrics.confusion import ConfusionMatrix
 from crispseg.models.magnet import load_magnet
 from crispseg.refiners.classical import DenseCrf, GuidedFilter
@@ -32,18 +32,6 @@ from crispseg.types import Size
 
 TILE = Size(90, 120)
 FIRST, MIDDLE, LAST = Stage(120), Stage(240, TILE, 0.5), Stage(None, TILE, 0.5)
-VOID = 255
-
-
-def boundary_accuracy(found: np.ndarray, truth: np.ndarray) -> float:
-    """Boundary accuracy of a label map: the union of all classes' bands, void left out."""
-    classes = [c for c in np.unique(truth) if c != VOID]
-    shares = []
-    for radius in boundary_radii(*truth.shape):
-        bands = [boundary_band(truth == c, radius) for c in classes]
-        band = np.logical_or.reduce(bands) & (truth != VOID)
-        shares.append(float((found == truth)[band].mean()))
-    return float(np.mean(shares))
 
 
 def methods(segmenter: str, refinement: str) -> tuple[dict[str, Callable], list[int]]:
@@ -112,7 +100,7 @@ def main() -> None:
             peak = max(peak, tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
             matrix.add(found, truth)
-            scores.append(boundary_accuracy(found, truth))
+            scores.append(mean_boundary_accuracy_of_labels(found, truth))
         count = len(numbers)
         print(
             f"| {name} | {100 * matrix.mean_iou():.2f} | {100 * np.nanmean(scores):.2f} | "

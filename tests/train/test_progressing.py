@@ -113,6 +113,10 @@ def test_hard_loss_by_hand() -> None:
     # None is hard enough, but at least one counts.
     assert float(hard_class_loss(logits, labels, 0.1, 1)) == pytest.approx(each[2])
     assert float(hard_class_loss(logits, torch.full((1, 1, 4), 255), 0.7, 0)) == 0
+    weights, mixed = torch.tensor([2.0, 0.5]), torch.tensor([[[0, 1, 1, 255]]])
+    each = [2 * each[0], -0.5 * math.log(0.4), -0.5 * math.log(0.8)]
+    assert float(hard_class_loss(logits, mixed, 0.7, 0, weights)) == pytest.approx(sum(each) / 3)
+    assert float(hard_class_loss(logits, mixed, 0.7, 1, weights)) == pytest.approx(each[1] / 0.5)
 
 
 class Echo(torch.nn.Module):

@@ -178,8 +178,7 @@ SEGMENTER_KEYS = frozenset(
 CROP_KEYS = frozenset(
     [
         *("scales", "scale_step", "short_side", "rotation", "blur", "colour", "sampling"),
-        *("repeat_classes", "repeat_factor", "aux_weight", "class_weights", "output_stride"),
-        *("mean", "std"),
+        *("repeat_classes", "repeat_factor", "aux_weight", "output_stride", "mean", "std"),
     ]
 )
 MAGNET_KEYS = frozenset(["segmenter", "stage_sides", "point_share", "hard_below", "hard_least"])

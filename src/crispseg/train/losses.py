@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from crispseg.data.datasets.base import VOID
 from crispseg.models.cascadepsp import CascadeLogits
+from crispseg.train.config import TrainConfig
+from crispseg.types import InputError
 
 # In the order of CascadeLogits. The paper's "1/2 (L1 + L2)" at stride 4 is 0.25 of each here:
 # the released code averages L1 and L2 first.
@@ -54,7 +56,9 @@ def class_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) ->
     return F.cross_entropy(logits, labels, weights, ignore_index=VOID, reduction="sum")
 
 
-def hard_class_loss(logits: Tensor, labels: Tensor, below: float, least: int) -> Tensor:
+def hard_class_loss(
+    logits: Tensor, labels: Tensor, below: float, least: int, weights: Tensor | None = None
+) -> Tensor:
     """Mean cross entropy of the hard pixels (OHEM, as MagNet's released code trains).
 
     Args:
@@ -62,17 +66,37 @@ def hard_class_loss(logits: Tensor, labels: Tensor, below: float, least: int) ->
         labels: (N, H, W) int64, 255 where void.
         below: a pixel is hard if its true class is less probable.
         least: the hardest so many count even if they are not; 0 or too few pixels: all count.
+        weights: (C,) of the classes in the mean; which pixels are hard does not depend on them.
     """
     each = F.cross_entropy(logits, labels, ignore_index=VOID, reduction="none")
-    each = each[labels != VOID]
+    valid = labels != VOID
+    each, weight = each[valid], None if weights is None else weights[labels[valid]]
     if each.numel() == 0:
         return logits.sum() * 0
-    if not 0 < least < each.numel():
-        return each.mean()
-    hardest = each.detach().topk(least).values[-1]
-    # A loss above -log(below) is a probability under it.
-    limit = torch.minimum(hardest, hardest.new_tensor(-math.log(max(below, 1e-12))))
-    return each[each.detach() >= limit].mean()
+    if 0 < least < each.numel():
+        hardest = each.detach().topk(least).values[-1]
+        # A loss above -log(below) is a probability under it.
+        limit = torch.minimum(hardest, hardest.new_tensor(-math.log(max(below, 1e-12))))
+        hard = each.detach() >= limit
+        each, weight = each[hard], None if weight is None else weight[hard]
+    return each.mean() if weight is None else (weight * each).sum() / weight.sum().clamp(min=1e-12)
+
+
+def class_weights(config: TrainConfig, num_classes: int, device: torch.device) -> Tensor | None:
+    """(num_classes,) float32 from a recipe; None for equal ones.
+
+    Raises:
+        InputError: another number of them.
+    """
+    weights = config.class_weights
+    if not weights:
+        return None
+    if len(weights) != num_classes:
+        raise InputError(
+            f"class_weights has {len(weights)} values, but {config.dataset} has "
+            f"{num_classes} classes"
+        )
+    return torch.tensor(weights, dtype=torch.float32, device=device)
 
 
 def gradient_magnitude(x: Tensor) -> Tensor:

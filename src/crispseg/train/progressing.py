@@ -24,7 +24,7 @@ from crispseg.models.segmentation import ClassLogits, SegmentationModule
 from crispseg.models.weights import load_model
 from crispseg.train.config import TrainConfig
 from crispseg.train.distributed import Group
-from crispseg.train.losses import hard_class_loss
+from crispseg.train.losses import class_weights, hard_class_loss
 from crispseg.train.task import step_seed
 from crispseg.types import InputError, Size
 
@@ -69,6 +69,7 @@ class Progressing:
             )
         self.frozen = loaded.module.to(group.device).eval().requires_grad_(False)
         self._mean, self._std = loaded.mean, loaded.std
+        self._weights = class_weights(config, self.dataset.num_classes, group.device)
         self._path: tuple[int, ...] = ()
 
     def network(self) -> nn.Module:
@@ -139,7 +140,9 @@ class Progressing:
         """Cross entropy of the hard pixels, of all stages of the path."""
         labels = torch.cat([batch.labels[:, stage] for stage in self._path]).long()
         config = self.config
-        loss = hard_class_loss(outputs.logits, labels, config.hard_below, config.hard_least)
+        loss = hard_class_loss(
+            outputs.logits, labels, config.hard_below, config.hard_least, self._weights
+        )
         valid = labels != VOID
         right = (outputs.logits.detach().argmax(dim=1) == labels) & valid
         return loss, {

@@ -19,7 +19,7 @@ from crispseg.models.build import build_segmentation
 from crispseg.models.segmentation import ClassLogits
 from crispseg.train.config import TrainConfig
 from crispseg.train.distributed import Group
-from crispseg.train.losses import class_loss
+from crispseg.train.losses import class_loss, class_weights
 from crispseg.train.task import normalised
 from crispseg.types import InputError, Size
 
@@ -40,15 +40,7 @@ class Segmenting:
     def __init__(self, config: TrainConfig, group: Group) -> None:
         self.config, self.group = config, group
         self.dataset = open_dataset(config.dataset, config.data, config.train_split)
-        weights = config.class_weights
-        if weights and len(weights) != self.dataset.num_classes:
-            raise InputError(
-                f"class_weights has {len(weights)} values, but {config.dataset} has "
-                f"{self.dataset.num_classes} classes"
-            )
-        self._weights = (
-            torch.tensor(weights, dtype=torch.float32, device=group.device) if weights else None
-        )
+        self._weights = class_weights(config, self.dataset.num_classes, group.device)
 
     def network(self) -> nn.Module:
         """The recipe's network, for the data set's classes.

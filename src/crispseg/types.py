@@ -169,6 +169,11 @@ def mask_scale(kind: np.dtype[Any], low: float, high: float) -> float:
     return 1
 
 
+def scaled_value(value: float | None, scale: float) -> float | None:
+    """One value as ``scaled_mask`` gives it; None stays None."""
+    return None if value is None else float(scaled_mask(np.array([[value]]), scale)[0, 0])
+
+
 def scaled_mask(values: NDArray[Any], scale: float) -> Mask:
     """(H, W) values divided by ``mask_scale``, float32."""
     mask: Mask = values.astype(np.float32, copy=False)

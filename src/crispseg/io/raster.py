@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from crispseg.io.atomic import StrPath
 from crispseg.io.image import to_rgb
 from crispseg.io.mask import colour_values
-from crispseg.io.windows import Flags, needs_extra
-from crispseg.types import Box, Image, InputError, Mask, Size, mask_scale, scaled_mask
+from crispseg.io.windows import Flags, Ranges, needs_extra, windows_of
+from crispseg.types import Box, Image, InputError, Mask, Size, mask_scale, scaled_mask, scaled_value
 
 CACHE_MB = 64
 BLOCK = 512
+SCAN_PX = 1 << 21
 SMALLEST_OVERVIEW = 256
 
 
@@ -67,12 +68,16 @@ class _Dataset:
             self._file = rasterio.open(path)
         self.size = Size(self._file.height, self._file.width)
         self.count: int = self._file.count
+        height, width = self._file.block_shapes[0]
+        self.block = Size(min(height, self.size.height), min(width, self.size.width))
+        self._dtype = np.result_type(*self._file.dtypes)
 
     def bands(self, box: Box) -> NDArray[Any]:
         """(h, w, C), or (h, w) of a single band."""
-        with _reading(self.path), _environment():
-            pixels = self._file.read(window=_window(box))
-        return np.asarray(pixels[0] if self.count == 1 else np.moveaxis(pixels, 0, -1))
+        pixels = np.empty((*box.size, self.count), self._dtype)
+        with _reading(self.path), _environment():  # GDAL interleaves faster than NumPy
+            self._file.read(window=_window(box), out=np.moveaxis(pixels, -1, 0))
+        return pixels[:, :, 0] if self.count == 1 else pixels
 
     def flags(self, box: Box) -> Flags | None:
         """False where nodata or a mask says that there is no pixel; None: nothing says so."""
@@ -105,6 +110,7 @@ class RasterImage:
     def __init__(self, path: StrPath) -> None:
         self._dataset = _Dataset(path)
         self.size = self._dataset.size
+        self.block = self._dataset.block
         self.grid = self._dataset.grid
         self._path = path
         if self._dataset.count > 4:
@@ -139,22 +145,25 @@ class RasterMask:
     def __init__(self, path: StrPath) -> None:
         self._dataset = _Dataset(path)
         self.size = self._dataset.size
+        self.block = self._dataset.block
         self.grid = self._dataset.grid
         self._path = path
-        low, high = np.inf, -np.inf
-        values = np.zeros((1, 1), np.uint8)
-        for box in bands_of(self.size, BLOCK * 4096):
-            values = self._values(box)
-            low = float(np.minimum(low, values.min()))
-            high = float(np.maximum(high, values.max()))
+        self._ranges = Ranges(self.size)
+        for box in windows_of(Box(0, 0, *self.size), self.block, SCAN_PX):
+            self._ranges.add(box, self._values(box))
+        kind = self._values(Box(0, 0, 1, 1)).dtype
         try:
-            self._scale = mask_scale(values.dtype, low, high)
+            self._scale = mask_scale(kind, *self._ranges.span)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
     def read(self, box: Box) -> Mask:
         """See MaskSource."""
         return scaled_mask(self._values(box), self._scale)
+
+    def constant(self, box: Box) -> float | None:
+        """See MaskSource."""
+        return scaled_value(self._ranges.constant(box), self._scale)
 
     def _values(self, box: Box) -> NDArray[Any]:
         values = colour_values(self._dataset.bands(box), self._path)

@@ -92,6 +92,7 @@ class SlideImage:
         width, height = self._slide.dimensions
         self.size = Size(height, width)
         self.dtype = np.dtype(np.uint8)
+        self.block = Size(512, 512)
 
     def read(self, box: Box) -> Image:
         """See ImageSource; what the scanner left out is white."""

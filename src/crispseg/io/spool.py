@@ -19,7 +19,17 @@ from crispseg.io.decode import DEFAULT_MAX_PIXELS, open_stored, upright
 from crispseg.io.image import to_rgb
 from crispseg.io.mask import colour_values, values_of_palette
 from crispseg.io.store import damaged, put_on_disk
-from crispseg.types import Box, Image, InputError, Mask, Size, mask_scale, scaled_mask
+from crispseg.io.windows import Ranges
+from crispseg.types import (
+    Box,
+    Image,
+    InputError,
+    Mask,
+    Size,
+    mask_scale,
+    scaled_mask,
+    scaled_value,
+)
 
 BAND_BYTES = 8 << 20
 
@@ -96,6 +106,7 @@ class SpooledImage:
             self._stored, self._orientation = stored.size, stored.orientation
             turned = stored.orientation >= 5
             self.size = Size(*reversed(stored.size)) if turned else stored.size
+            self.block = Size(self.size.height, 1) if turned else Size(1, self.size.width)
             spool = folder / "image.raw"
             if not spool.exists():
                 with RawWriter(spool) as raw:
@@ -126,9 +137,11 @@ class SpooledMask:
     """
 
     def __init__(self, path: StrPath, folder: Path) -> None:
-        colours, alphas = _Plane(folder / "mask.raw"), _Plane(folder / "alpha.raw")
         with open_stored(path, max_pixels=None) as stored:
             self.size = stored.size
+            self.block = Size(1, self.size.width)
+            colours = _Plane(folder / "mask.raw", self.size)
+            alphas = _Plane(folder / "alpha.raw", self.size)
             if stored.is_palette:
                 if self.size.height * self.size.width > DEFAULT_MAX_PIXELS:
                     raise InputError(f"{path}: is too large for a palette; save it as grey")
@@ -144,10 +157,12 @@ class SpooledMask:
                     if band.ndim == 3 and band.shape[2] in (2, 4):
                         alphas.note(band[:, :, -1])
                         alpha.add(band[:, :, -1])
-        chosen = alphas if alphas.low < alphas.high else colours
+        low, high = alphas.ranges.span
+        chosen = alphas if low < high else colours
         assert chosen.kind
+        self._ranges = chosen.ranges
         try:
-            self._scale = mask_scale(chosen.kind, chosen.low, chosen.high)
+            self._scale = mask_scale(chosen.kind, *self._ranges.span)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         self._raw = RawFile(chosen.path, tuple(self.size), chosen.kind)
@@ -156,20 +171,25 @@ class SpooledMask:
         """See MaskSource."""
         return scaled_mask(self._raw.read(box), self._scale)
 
+    def constant(self, box: Box) -> float | None:
+        """See MaskSource."""
+        return scaled_value(self._ranges.constant(box), self._scale)
+
 
 class _Plane:
     """The dtype and range of what goes into a file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: Size) -> None:
         self.path = path
         self.kind: np.dtype[Any] | None = None
-        self.low, self.high = np.inf, -np.inf
+        self.ranges = Ranges(size)
+        self._top = 0
 
     def note(self, values: NDArray[Any]) -> None:
         self.kind = values.dtype
-        # minimum and maximum hand on NaN, as min and max of Python do not
-        self.low = float(np.minimum(self.low, values.min()))
-        self.high = float(np.maximum(self.high, values.max()))
+        bottom = self._top + len(values)
+        self.ranges.add(Box(self._top, 0, bottom, values.shape[1]), values)
+        self._top = bottom
 
 
 def rows_of(bytes_each: int) -> int:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from crispseg.io.atomic import StrPath
 from crispseg.io.image import to_rgb
-from crispseg.io.windows import needs_extra
-from crispseg.types import Box, Image, InputError, Mask, Size, mask_scale, scaled_mask
+from crispseg.io.windows import Ranges, needs_extra, windows_of
+from crispseg.types import Box, Image, InputError, Mask, Size, mask_scale, scaled_mask, scaled_value
 
 CHUNK = 1024
 
@@ -49,6 +49,8 @@ class ZarrWindows:
         else:
             raise InputError(f"{path}: has shape {node.shape}; (y, x) or (y, x, channel) is needed")
         self.dtype = np.dtype(node.dtype)
+        chunks = tuple(node.chunks)[-2:] if self._channels_first or len(shape) == 2 else node.chunks
+        self.block = Size(*chunks[-3:][:2]) if len(chunks) > 2 else Size(*chunks)
 
     def read(self, box: Box) -> NDArray[Any]:
         """(h, w) or (h, w, C)."""
@@ -75,6 +77,7 @@ class ZarrImage:
         self._windows = ZarrWindows(path)
         self._path = path
         self.size = self._windows.size
+        self.block = self._windows.block
         self.dtype = self.read(Box(0, 0, 1, 1)).dtype
         if self.dtype not in (np.uint8, np.uint16):
             raise InputError(f"{path}: holds {self.dtype}; convert it to 8 or 16 bits first")
@@ -100,23 +103,25 @@ class ZarrMask:
     def __init__(self, path: StrPath) -> None:
         self._windows = ZarrWindows(path)
         self.size = self._windows.size
-        low, high = np.inf, -np.inf
-        for y0 in range(0, self.size.height, CHUNK):
-            for x0 in range(0, self.size.width, CHUNK):
-                box = Box(y0, x0, y0 + CHUNK, x0 + CHUNK).clip(self.size)
-                values = self._windows.read(box)
-                if values.ndim != 2:
-                    raise InputError(f"{path}: has several channels; a mask has one")
-                low = float(np.minimum(low, values.min()))
-                high = float(np.maximum(high, values.max()))
+        self.block = self._windows.block
+        self._ranges = Ranges(self.size)
+        for box in windows_of(Box(0, 0, *self.size), self.block, CHUNK**2):
+            values = self._windows.read(box)
+            if values.ndim != 2:
+                raise InputError(f"{path}: has several channels; a mask has one")
+            self._ranges.add(box, values)
         try:
-            self._scale = mask_scale(self._windows.dtype, low, high)
+            self._scale = mask_scale(self._windows.dtype, *self._ranges.span)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
     def read(self, box: Box) -> Mask:
         """See MaskSource."""
         return scaled_mask(self._windows.read(box), self._scale)
+
+    def constant(self, box: Box) -> float | None:
+        """See MaskSource."""
+        return scaled_value(self._ranges.constant(box), self._scale)
 
 
 class ZarrSink:

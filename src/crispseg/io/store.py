@@ -135,11 +135,13 @@ class StripStore:
                 found.add(block.value)
         return found.pop() if len(found) == 1 else None
 
-    def extra(self, name: str) -> bytes | None:
-        """Bytes that were kept with the last strip."""
-        strip = self.strips[-1] if self.strips else None
-        if strip is None or name not in strip.blocks:
-            return None
+    def extras(self) -> list[str]:
+        """Names of the bytes that were kept with the last strip."""
+        return [n for n in self.strips[-1].blocks if n not in self.planes] if self.strips else []
+
+    def extra(self, name: str) -> bytes:
+        """Bytes that were kept with the last strip; ``name`` is one of ``extras``."""
+        strip = self.strips[-1]
         [block] = strip.blocks[name]
         try:
             return zlib.decompress(_read_bytes(strip.path, block))
@@ -195,10 +197,14 @@ class StripWriter:
         first = values.flat[0]
         x1 = x0 + values.shape[1]
         if (values == first).all():
-            self._blocks.append(Block(plane, x0, x1, 0, 0, first.item()))
+            self.fill(plane, x0, x1, first.item())
         else:
             offset, length = self._append(values.tobytes())
             self._blocks.append(Block(plane, x0, x1, offset, length, 0))
+
+    def fill(self, plane: str, x0: int, x1: int, value: float) -> None:
+        """Add the columns from ``x0`` to ``x1`` - 1 of a plane, all the same."""
+        self._blocks.append(Block(plane, x0, x1, 0, 0, value))
 
     def keep(self, name: str, content: bytes) -> None:
         """Keep bytes with this strip; only those of the last strip can be read again."""

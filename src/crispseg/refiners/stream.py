@@ -23,15 +23,15 @@ from crispseg.refiners.guard import CERTAINTY_SCALE, calibrate
 from crispseg.refiners.local import (
     Array,
     Coarse,
-    CoarseSource,
     LocalInputs,
     covered,
     merge_detail,
     settled,
 )
+from crispseg.tiling.blend import VALUE_SCALE
 from crispseg.tiling.grid import magnifications
 from crispseg.tiling.resample import Part, bilinear_source, resize_area_window
-from crispseg.tiling.stream import Grid, TileStream
+from crispseg.tiling.stream import Grid, TileStream, fixed
 from crispseg.types import Box, InputError, Size
 
 LEVEL_PLANES = {"given": "u1", "final": "f4", "stride4": "f4"}
@@ -46,11 +46,13 @@ class Scene:
         image: the image.
         given: window of the caller's mask, (h, w) float32, 0 or 1; 0 outside ``valid``.
         valid: window of where to work, (h, w) bool; None: everywhere in the box.
+        constant: the one value of ``given`` in a window, if it is known without reading it.
     """
 
     image: ImageSource
     given: Callable[[Box], Array]
     valid: Callable[[Box], Flags | None]
+    constant: Callable[[Box], float | None] = lambda _: None
 
     @property
     def size(self) -> Size:
@@ -71,6 +73,13 @@ class StoredCoarse:
             self._store.read(plane, source).astype(np.float32, copy=False) for plane in LEVEL_PLANES
         )
         return Coarse(given, final, stride4, Part(self._store.size, source))
+
+    def constant(self, size: Size, box: Box) -> dict[str, float] | None:
+        """The values that a window is made from, if they are the same all over."""
+        source = bilinear_source(self._store.size, size, box)
+        values = {plane: self._store.constant(plane, source) for plane in LEVEL_PLANES}
+        known = {plane: value for plane, value in values.items() if value is not None}
+        return known if len(known) == len(values) else None
 
 
 @dataclass
@@ -116,7 +125,7 @@ class StreamedCascade:
         """Where the result is: planes ``value`` and ``change`` (see ``encode``)."""
         return StripStore(self.folder / "result", self.scene.size, result_planes(self.exact))
 
-    def _global_step(self, size: Size) -> Generator[StripStore, None, CoarseSource]:
+    def _global_step(self, size: Size) -> Generator[StripStore, None, StoredCoarse]:
         store = StripStore(self.folder / "level-0", size, LEVEL_PLANES | {"given": "f4"})
         if not store.strips:
             whole = Box(0, 0, *size)
@@ -130,7 +139,7 @@ class StreamedCascade:
         yield store
         return StoredCoarse(store)
 
-    def _only_global(self, coarse: CoarseSource) -> Iterator[StripStore]:
+    def _only_global(self, coarse: StoredCoarse) -> Iterator[StripStore]:
         store, size = self.result(), self.scene.size
         grid = self._grid(size)
         for row in range(len(store.strips), len(grid.tops)):
@@ -148,7 +157,7 @@ class StreamedCascade:
     def _local_step(
         self,
         store: StripStore,
-        coarse: CoarseSource,
+        coarse: StoredCoarse,
         finish: Callable[[Box, Array], dict[str, NDArray[Any]]],
     ) -> Iterator[StripStore]:
         size = store.size
@@ -156,7 +165,7 @@ class StreamedCascade:
         channels = 1 if is_last else 2  # nobody asks for the last magnification's stride 4
         inputs = LocalInputs(coarse, self._given_at(size), size)
         grid = self._grid(size)
-        selected = self._select(grid, inputs)
+        selected = self._select(grid, inputs, coarse)
         done = len(store.strips)
         self.runs += int(selected[:done].sum())
         self._total = self.runs + int(selected[done:].sum())
@@ -176,34 +185,58 @@ class StreamedCascade:
             lambda box: inputs.coarse_values(box)[:channels],
             finish,
             batch_size=self.batch_size,
-            flat=self._flat(coarse) if is_last and not self.exact else lambda _: None,
+            flat=self._flat_result(coarse) if is_last else self._flat_level(coarse, size),
             after_tile=self._count,
         )
         for _ in stream.run(store):
             yield store
 
-    def _select(self, grid: Grid, inputs: LocalInputs) -> Flags:
+    def _select(self, grid: Grid, inputs: LocalInputs, coarse: StoredCoarse) -> Flags:
         selected = np.zeros((len(grid.tops), len(grid.lefts)), np.bool_)
         for place in np.ndindex(selected.shape):
             tile = grid.tile((place[0], place[1]))
-            selected[place] = self._any_valid(grid.size, tile) and inputs.has_edge(tile)
+            if self._settled(coarse, grid.size, tile.grow(1).clip(grid.size)) is None:
+                selected[place] = self._any_valid(grid.size, tile) and inputs.has_edge(tile)
         return selected
+
+    def _settled(self, coarse: StoredCoarse, size: Size, box: Box) -> dict[str, float] | None:
+        """What the magnification before says where it and the given mask are all 0, or all 1."""
+        given = self.scene.constant(covered(box, size, self.scene.size))
+        if given is None:
+            return None
+        values = coarse.constant(size, box)
+        is_settled = values and values["given"] == values["final"] == given
+        return values if is_settled else None
 
     def _any_valid(self, size: Size, tile: Box) -> bool:
         valid = self.scene.valid(covered(tile, size, self.scene.size))
         return valid is None or bool(valid.any())
 
-    def _flat(self, coarse: CoarseSource) -> Callable[[Box], dict[str, NDArray[Any]] | None]:
-        """Blocks that come out as all 0 or all 255, told without computing them."""
-        size = self.scene.size
+    def _flat_level(
+        self, coarse: StoredCoarse, size: Size
+    ) -> Callable[[Box], dict[str, float] | None]:
+        """Blocks of a magnification that are those of the one before."""
 
-        def flat(box: Box) -> dict[str, NDArray[Any]] | None:
-            value = settled(coarse.around(size, box), self.scene.given(box), self._sure)
-            if value is None:
+        def flat(box: Box) -> dict[str, float] | None:
+            values = self._settled(coarse, size, box)
+            if values is None:
                 return None
-            planes = result_planes(self.exact)
-            grey = np.full(box.size, 255 * value, planes["value"])
-            return {"value": grey, "change": np.zeros(box.size, planes["change"])}
+            stride4 = np.full((1, 1), values["stride4"], np.float32)
+            return values | {"stride4": float(fixed(stride4)[0, 0] / VALUE_SCALE)}
+
+        return flat
+
+    def _flat_result(self, coarse: StoredCoarse) -> Callable[[Box], dict[str, float] | None]:
+        """Blocks that come out as all 0 or all 1, told without computing them."""
+        size = self.scene.size
+        full = 1 if self.exact else 255
+
+        def flat(box: Box) -> dict[str, float] | None:
+            values = self._settled(coarse, size, box)
+            value = values and values["final"]
+            if value is None and not self.exact:
+                value = settled(coarse.around(size, box), self.scene.given(box), self._sure)
+            return None if value is None else {"value": full * value, "change": 0}
 
         return flat
 
@@ -230,10 +263,14 @@ class StreamedCascade:
         image = self.scene.image
         if size == self.scene.size:
             return image.read(box)
-        return resize_area_window(image.read, self.scene.size, size, box)
+        return resize_area_window(image.read, self.scene.size, size, box, image.block)
 
     def _soft(self, size: Size, box: Box) -> Array:
-        return resize_area_window(self.scene.given, self.scene.size, size, box)
+        value = self.scene.constant(covered(box, size, self.scene.size))
+        if value is not None:
+            return np.full(box.size, value, np.float32)
+        block = self.scene.image.block
+        return resize_area_window(self.scene.given, self.scene.size, size, box, block)
 
     def _given_at(self, size: Size) -> Callable[[Box], Array]:
         if size == self.scene.size:

@@ -5,13 +5,13 @@ block is the weighted mean of the few tiles that reach into it. Tiles that the n
 until no block needs them any more; the others are computed for the block alone. Sums are those of
 ``tiling.blend``, integers, so the result is that of ``RamMerger`` to the bit.
 
-A strip is one row of blocks. With it goes what its tiles have below it, so that a run that was
-killed goes on with the next strip.
+A strip is one row of blocks. With it, on disk, goes what its tiles have below it: the next strip
+reads that back tile by tile, so memory does not follow the width of the image either, and a run
+that was killed goes on with what it finds.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -26,7 +26,7 @@ from crispseg.types import Box, Size
 Place = tuple[int, int]
 """A tile's row and column in the grid."""
 
-CARRY = "tiles"
+Planes = dict[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class TileStream:
         keep: values of a box where the network did not run.
         finish: a block and its merged values -> planes of the store.
         batch_size: most tiles in one call of ``predict``.
-        flat: planes of a block that no selected tile reaches into, where they are known without
-            computing them; None: compute.
+        flat: the one value of each plane in a block that no selected tile reaches into, where they
+            are known without computing them; None: compute.
         after_tile: called with the box of each tile that was run.
     """
 
@@ -109,37 +109,43 @@ class TileStream:
     selected: NDArray[np.bool_]
     predict: Callable[[Sequence[Box]], Sequence[Values]]
     keep: Callable[[Box], Values]
-    finish: Callable[[Box, Values], dict[str, NDArray[np.generic]]]
+    finish: Callable[[Box, Values], Planes]
     batch_size: int = 1
-    flat: Callable[[Box], dict[str, NDArray[np.generic]] | None] = lambda _: None
+    flat: Callable[[Box], dict[str, float] | None] = lambda _: None
     after_tile: Callable[[Box], None] = lambda _: None
     _ran: dict[Place, tuple[Box, Values]] = field(default_factory=dict)
 
     def run(self, store: StripStore) -> Iterator[int]:
         """Write all strips that ``store`` lacks; yields the rows done after each."""
-        self._ran = _unpack(store.extra(CARRY))
         for row in range(len(store.strips), len(self.grid.tops)):
             first = self.grid.block((row, 0))
+            above = {_place_in(name): name for name in store.extras()}
             with store.begin(first.y0, first.y1) as strip:
-                self._strip(row, strip)
-                strip.keep(CARRY, _pack(self._ran))
+                self._strip(row, strip, lambda place, above=above: _kept(store, above.get(place)))
             yield first.y1
 
-    def _strip(self, row: int, strip: StripWriter) -> None:
+    def _strip(
+        self, row: int, strip: StripWriter, carried: Callable[[Place], tuple[Box, Values] | None]
+    ) -> None:
         grid = self.grid
         for column in range(len(grid.lefts)):
             block = grid.block((row, column))
             tiles = grid.covering((row, column))
             reaching = [place for place in tiles if self.selected[place]]
-            planes = self.flat(block) if not reaching else None
-            if planes is None:
-                for place in reaching:
-                    if place not in self._ran:
+            for place in reaching:
+                if place not in self._ran:
+                    if held := carried(place):
+                        self._ran[place] = held
+                    else:
                         self._run_from(place)
-                planes = self.finish(block, self._merge(block, tiles))
-            for name, values in planes.items():
-                strip.add(name, block.x0, values)
-            self._trim(row, Box(block.y1, block.x1, *grid.size))
+            known = self.flat(block) if not reaching else None
+            if known is not None:
+                for name, value in known.items():
+                    strip.fill(name, block.x0, block.x1, value)
+            else:
+                for name, values in self.finish(block, self._merge(block, tiles)).items():
+                    strip.add(name, block.x0, values)
+            self._let_go(Box(block.y1, block.x1, *grid.size), strip)
 
     def _run_from(self, place: Place) -> None:
         """Run a tile and the next ones of its row, as many as go into a batch."""
@@ -177,16 +183,15 @@ class TileStream:
         mean = sums / np.maximum(total, 1)
         return (mean / VALUE_SCALE).astype(np.float32)
 
-    def _trim(self, row: int, rest: Box) -> None:
-        """Let go what lies above the next strip and left of the next block."""
+    def _let_go(self, rest: Box, strip: StripWriter) -> None:
+        """Put what lies left of the next block on disk, as far as the next strip needs it."""
         for place, (box, values) in list(self._ran.items()):
             if box.x1 <= rest.x0 or rest.x0 == self.grid.size.width:
+                del self._ran[place]
                 top = max(box.y0, rest.y0)
-                if top >= box.y1:
-                    del self._ran[place]
-                elif top > box.y0:
-                    below = Box(top, box.x0, box.y1, box.x1)
-                    self._ran[place] = (below, values[:, top - box.y0 :].copy())
+                if top < box.y1:
+                    below = np.ascontiguousarray(values[:, top - box.y0 :])
+                    strip.keep(_name(place, Box(top, box.x0, box.y1, box.x1)), below.tobytes())
 
 
 def fixed(values: Values) -> NDArray[np.int64]:
@@ -194,22 +199,19 @@ def fixed(values: Values) -> NDArray[np.int64]:
     return np.asarray(np.rint(values * VALUE_SCALE), np.int64)
 
 
-def _pack(ran: dict[Place, tuple[Box, Values]]) -> bytes:
-    content = io.BytesIO()
-    arrays = {
-        f"{i},{j},{box.y0},{box.x0},{box.y1},{box.x1}": values
-        for (i, j), (box, values) in ran.items()
-    }
-    np.savez(content, **arrays)  # type: ignore[arg-type]
-    return content.getvalue()
+def _name(place: Place, box: Box) -> str:
+    return ",".join(str(n) for n in (*place, box.y0, box.x0, box.y1, box.x1))
 
 
-def _unpack(content: bytes | None) -> dict[Place, tuple[Box, Values]]:
-    if content is None:
-        return {}
-    ran = {}
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        for name in arrays.files:
-            i, j, *corners = (int(part) for part in name.split(","))
-            ran[i, j] = (Box(*corners), arrays[name])
-    return ran
+def _place_in(name: str) -> Place:
+    row, column = name.split(",")[:2]
+    return int(row), int(column)
+
+
+def _kept(store: StripStore, name: str | None) -> tuple[Box, Values] | None:
+    """What a strip keeps of a tile for the next one."""
+    if name is None:
+        return None
+    box = Box(*(int(n) for n in name.split(",")[2:]))
+    values = np.frombuffer(store.extra(name), np.float32)
+    return box, values.reshape(-1, *box.size)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from crispseg.io.raster import GeoGrid, bands_of, without_nodata
 from crispseg.io.sinks import SINK_SUFFIXES, BandWriter, check_sink, open_sink
 from crispseg.io.sources import WINDOWED_SUFFIXES, is_georeferenced, open_image, open_mask
 from crispseg.io.store import StripStore
-from crispseg.io.windows import CroppedImage, Flags, ImageSource
+from crispseg.io.windows import CELL, CroppedImage, Flags, ImageSource, Ranges, windows_of
 from crispseg.refiners.base import Progress, Refinement
 from crispseg.refiners.cascade import CascadeRefiner, check_roi, context_of
 from crispseg.refiners.guard import Kept, shifted
@@ -42,9 +42,10 @@ from crispseg.runtime.memory import check_budget, give_back_at_once
 from crispseg.tiling.resample import fitting_mask
 from crispseg.types import Box, InputError, Mask, Size
 
-FORMAT = 1
+FORMAT = 2
 """Of the run folder; raised when an older one can no longer be gone on with."""
 WRITE_PX = 1 << 21
+COUNT_PX = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -189,9 +190,11 @@ class _Run:
         self.region = Region(job.region, self.size, self.grid) if job.region else None
         self.context = context_of(job.roi, self.size) if job.roi else Box(0, 0, *self.size)
         self.exact = job.output.suffix.lower() == ".npy" and not job.binary
+        self.valid_ranges = self._scan_valid()
 
     def run(self) -> Summary:
-        scene = Scene(CroppedImage(self.image, self.context), self._given, self._valid)
+        image = CroppedImage(self.image, self.context)
+        scene = Scene(image, self._given, self._valid, self._constant)
         given_pixels, is_flat = self._count_given(scene)
         summary = Summary(self.size, 0, 0, 0, 0, 0, 0, ())
         if is_flat:
@@ -209,6 +212,8 @@ class _Run:
             lambda box: scene.given(box) > 0.5,
             lambda box: store.read("change", box),
             given_pixels,
+            unchanged=lambda box: store.constant("change", box) == 0,
+            empty=lambda box: self._constant(box) == 0,
         )
         guard = StreamedGuard(evidence, self.refiner.guard)
         summary = replace(
@@ -221,14 +226,48 @@ class _Run:
         return self._write(self._judged(scene, store, guard), summary)
 
     def _given(self, box: Box) -> Array:
-        given = self.soft.read(box.shift(self.context.y0, self.context.x0)) > 0.5
-        valid = self._valid(box)
-        return (given if valid is None else given & valid).astype(np.float32)
+        return self._given_at(box.shift(self.context.y0, self.context.x0)).astype(np.float32)
+
+    def _constant(self, box: Box) -> float | None:
+        return self._constant_at(box.shift(self.context.y0, self.context.x0))
+
+    def _given_at(self, box: Box) -> Flags:
+        """(box.height, box.width) of the given mask where there is an image."""
+        given = np.empty(box.size, np.bool_)
+        for part, value in _runs(box, self._constant_at):
+            at = part.shift(-box.y0, -box.x0).slices
+            given[at] = self.soft.read(part) > 0.5 if value is None else value
+            valid = self._valid_at(part) if value is None else None
+            if valid is not None:
+                given[at] &= valid
+        return given
+
+    def _constant_at(self, box: Box) -> float | None:
+        """The value of ``_given_at`` if it is known without reading."""
+        valid = 1.0 if self.valid_ranges is None else self.valid_ranges.constant(box)
+        soft = self.soft.constant(box)
+        if valid == 0 or (soft is not None and not soft > 0.5):
+            return 0.0
+        return None if soft is None or valid is None else 1.0
+
+    def _scan_valid(self) -> Ranges | None:
+        """Where there is an image, told once; None: everywhere."""
+        if self.region is None and self.image.valid(Box(0, 0, 1, 1)) is None:
+            return None
+        ranges = Ranges(self.size)
+        self.valid_ranges = None
+        for box in windows_of(Box(0, 0, *self.size), self.image.block, WRITE_PX):
+            valid = self._valid_at(box)
+            ranges.add(box, np.ones(box.size, np.bool_) if valid is None else valid)
+        return ranges
 
     def _valid(self, box: Box) -> Flags | None:
         return self._valid_at(box.shift(self.context.y0, self.context.x0))
 
     def _valid_at(self, box: Box) -> Flags | None:
+        known = self.valid_ranges.constant(box) if self.valid_ranges else None
+        if known is not None:
+            return None if known else np.zeros(box.size, np.bool_)
         valid = self.image.valid(box)
         if self.region is None:
             return valid
@@ -238,10 +277,11 @@ class _Run:
     def _count_given(self, scene: Scene) -> tuple[int, bool]:
         """Pixels of the given mask, and whether it is empty, or all there is."""
         given, possible = 0, 0
-        for box in bands_of(scene.size, WRITE_PX):
+        for box in windows_of(Box(0, 0, *scene.size), scene.image.block, COUNT_PX):
+            value, area = scene.constant(box), box.height * box.width
+            given += int(np.count_nonzero(scene.given(box)) if value is None else value * area)
             valid = scene.valid(box)
-            given += int(np.count_nonzero(scene.given(box)))
-            possible += box.height * box.width if valid is None else int(valid.sum())
+            possible += area if valid is None else int(valid.sum())
         return given, given in (0, possible)
 
     def _check_inputs(self) -> None:
@@ -252,7 +292,8 @@ class _Run:
     def _flat(self, scene: Scene) -> Iterator[Rows]:
         for box in bands_of(scene.size, WRITE_PX):
             given = scene.given(box)
-            yield Rows(box, encode(given > 0.5, given, exact=self.exact)["value"], given > 0.5)
+            value = encode(given > 0.5, given, exact=self.exact)["value"]
+            yield Rows(box, value, given > 0.5, given > 0.5)
 
     def _write_small(self, scene: Scene, summary: Summary) -> Summary:
         """An image that fits a tile: there is nothing to stream."""
@@ -267,20 +308,22 @@ class _Run:
             network_runs=done.network_runs,
             kept=shifted(done.kept, self.context),
         )
-        return self._write(iter([Rows(whole, value, done.mask > 0.5)]), summary)
+        return self._write(iter([Rows(whole, value, given > 0.5, done.mask > 0.5)]), summary)
 
     def _judged(self, scene: Scene, store: StripStore, guard: StreamedGuard) -> Iterator[Rows]:
         for number, box in guard.strips():
             value = store.read("value", box)
-            given = scene.given(box) > 0.5
-            refined = given ^ (store.read("change", box) != 0)
+            given = self._given_at(box.shift(self.context.y0, self.context.x0))
+            refined = given.copy()
+            if store.constant("change", box) != 0:
+                refined ^= store.read("change", box) != 0
             undoing = guard.undoing(number, box)
             if undoing is not None:
                 back, doubted = undoing
                 corrected = np.where(given, 1 - doubted, doubted)
                 value[back] = encode(given, corrected, exact=self.exact)["value"][back]
                 refined[back] = given[back]
-            yield Rows(box, value, refined)
+            yield Rows(box, value, given, refined)
 
     def _write(self, rows: Iterator[Rows], summary: Summary) -> Summary:
         """Write the output, and the outlines, and count."""
@@ -294,16 +337,15 @@ class _Run:
         with open_sink(job.output, self.size, kind, grid) as sink:
             writer = BandWriter(sink, self.size, kind)
             for row in self._whole_rows(rows):
-                valid = self._valid_at(row.box)
-                given = self.soft.read(row.box) > 0.5
-                given = given if valid is None else given & valid
-                before += int(given.sum())
-                after += int(row.refined.sum())
-                changed += int((given != row.refined).sum())
+                before += np.count_nonzero(row.given)
+                after += np.count_nonzero(row.refined)
+                changed += np.count_nonzero(row.given != row.refined)
                 if outlines:
                     outlines.feed(row.box.y0, row.refined)
                 values = row.value if not job.binary else self._binary(row.refined, kind)
-                writer.write(row.box, without_nodata(values, valid, nodata))
+                if nodata is not None:
+                    values = without_nodata(values, self._valid_at(row.box), nodata)
+                writer.write(row.box, values)
             writer.finish()
         if outlines and job.polygons:
             outlines.write(job.polygons, self.grid, job.tolerance_px)
@@ -346,16 +388,30 @@ class _Run:
             valid = self._valid_at(box)
             soft = soft if valid is None else soft * valid
             value = encode(soft > 0.5, soft, exact=self.exact)["value"].copy()
-            yield Rows(box, value, soft > 0.5)
+            yield Rows(box, value, soft > 0.5, soft > 0.5)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Finished rows: their values as they are written, and the binary mask."""
+    """Finished rows: their values as they are written, the given and the refined binary mask."""
 
     box: Box
     value: NDArray[Any]
+    given: Flags
     refined: Flags
+
+
+def _runs(
+    box: Box, constant: Callable[[Box], float | None]
+) -> Iterator[tuple[Box, float | None]]:
+    """Parts of a window side by side that are known to hold one value, and the parts between."""
+    start, known = box.x0, constant(Box(box.y0, box.x0, box.y1, min(box.x0 + CELL, box.x1)))
+    for x in range(box.x0 + CELL, box.x1, CELL):
+        value = constant(Box(box.y0, x, box.y1, min(x + CELL, box.x1)))
+        if value != known:
+            yield Box(box.y0, start, box.y1, x), known
+            start, known = x, value
+    yield Box(box.y0, start, box.y1, box.x1), known
 
 
 def _subject(job: Job, refiner: CascadeRefiner) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Large arrays on disk, written strip by strip: a strip is there whole, or not at all.
 
-A folder holds one file for each strip of rows. In it, every block of columns of every plane is
-compressed by itself, so that a window is read without the rest; a block of one value is only that
-value. A strip's file appears under its name after it has reached the disk, so whatever kills a run,
+A folder holds one file for each strip of rows. In it, every plane is cut into blocks of columns and
+``BLOCK_ROWS`` rows, each compressed by itself, so that a window is read without the rest; a block
+of one value is only that value. A strip's file appears under its name after it has reached the disk, so whatever kills a run,
 the strips that are there are right, and the run goes on behind the last of them.
 """
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -28,14 +28,17 @@ from crispseg.types import Box, InputError, Size
 Array = NDArray[Any]
 
 CACHE_BYTES = 32 << 20
+BLOCK_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Where the columns x0..x1-1 of one plane lie in a strip's file.
+    """Where a part of one plane lies in a strip's file.
 
     Attributes:
         plane: name of the plane.
+        y0: first row, counted from the strip's.
+        y1: behind the last row.
         x0: first column.
         x1: behind the last column.
         offset: first byte; with ``length`` 0 the block is ``value`` everywhere.
@@ -44,6 +47,8 @@ class Block:
     """
 
     plane: str
+    y0: int
+    y1: int
     x0: int
     x1: int
     offset: int
@@ -53,21 +58,26 @@ class Block:
 
 @dataclass(frozen=True)
 class Strip:
-    """A finished strip: rows y0..y1-1, and its blocks by plane."""
+    """A finished strip: rows y0..y1-1, and its blocks by plane, in the order of columns."""
 
     path: Path
     y0: int
     y1: int
     blocks: Mapping[str, Sequence[Block]]
 
-    def within(self, plane: str, x0: int, x1: int) -> Iterator[Block]:
-        """The blocks of a plane that hold any of the columns x0..x1-1."""
+    def within(self, plane: str, box: Box) -> Iterator[Block]:
+        """The blocks of a plane that meet a window."""
         blocks = self.blocks.get(plane, ())
-        start = bisect_right(blocks, x0, key=lambda block: block.x0) - 1
-        for block in blocks[max(start, 0) :]:
-            if block.x0 >= x1:
+        if not blocks:
+            return
+        last = blocks[max(bisect_right(blocks, box.x0, key=lambda block: block.x0) - 1, 0)]
+        start = bisect_left(blocks, last.x0, key=lambda block: block.x0)
+        for i in range(start, len(blocks)):
+            block = blocks[i]
+            if block.x0 >= box.x1:
                 return
-            yield block
+            if block.y0 + self.y0 < box.y1 and block.y1 + self.y0 > box.y0:
+                yield block
 
 
 class StripStore:
@@ -114,14 +124,14 @@ class StripStore:
         """
         result = np.empty(box.size, self.planes[plane])
         for strip in self._strips_of(box):
-            y0, y1 = max(box.y0, strip.y0), min(box.y1, strip.y1)
-            for block in strip.within(plane, box.x0, box.x1):
+            for block in strip.within(plane, box):
+                y0, y1 = max(box.y0, strip.y0 + block.y0), min(box.y1, strip.y0 + block.y1)
                 x0, x1 = max(box.x0, block.x0), min(box.x1, block.x1)
                 target = result[y0 - box.y0 : y1 - box.y0, x0 - box.x0 : x1 - box.x0]
                 if block.length == 0:
                     target[:] = block.value
                 else:
-                    inside = Box(y0, x0, y1, x1).shift(-strip.y0, -block.x0)
+                    inside = Box(y0, x0, y1, x1).shift(-strip.y0 - block.y0, -block.x0)
                     target[:] = self._block(strip, block)[inside.slices]
         return result
 
@@ -129,7 +139,7 @@ class StripStore:
         """The one value of a plane in ``box``, if its blocks say so without being decoded."""
         found: set[float] = set()
         for strip in self._strips_of(box):
-            for block in strip.within(plane, box.x0, box.x1):
+            for block in strip.within(plane, box):
                 if block.length:
                     return None
                 found.add(block.value)
@@ -166,7 +176,7 @@ class StripStore:
         try:
             raw = zlib.decompress(_read_bytes(strip.path, block))
             kind = self.planes[block.plane]
-            values = np.frombuffer(raw, kind).reshape(strip.y1 - strip.y0, block.x1 - block.x0)
+            values = np.frombuffer(raw, kind).reshape(block.y1 - block.y0, block.x1 - block.x0)
         except (OSError, zlib.error, ValueError):
             raise damaged(strip.path) from None
         self._cache[key] = values
@@ -198,18 +208,21 @@ class StripWriter:
         x1 = x0 + values.shape[1]
         if (values == first).all():
             self.fill(plane, x0, x1, first.item())
-        else:
-            offset, length = self._append(values.tobytes())
-            self._blocks.append(Block(plane, x0, x1, offset, length, 0))
+            return
+        for y0 in range(0, len(values), BLOCK_ROWS):
+            part = values[y0 : y0 + BLOCK_ROWS]
+            offset, length = self._append(part.tobytes())
+            self._blocks.append(Block(plane, y0, y0 + len(part), x0, x1, offset, length, 0))
 
     def fill(self, plane: str, x0: int, x1: int, value: float) -> None:
         """Add the columns from ``x0`` to ``x1`` - 1 of a plane, all the same."""
-        self._blocks.append(Block(plane, x0, x1, 0, 0, value))
+        height = self._rows[1] - self._rows[0]
+        self._blocks.append(Block(plane, 0, height, x0, x1, 0, 0, value))
 
     def keep(self, name: str, content: bytes) -> None:
         """Keep bytes with this strip; only those of the last strip can be read again."""
         offset, length = self._append(content)
-        self._blocks.append(Block(name, 0, 0, offset, length, 0))
+        self._blocks.append(Block(name, 0, 0, 0, 0, offset, length, 0))
 
     def _append(self, content: bytes) -> tuple[int, int]:
         assert self._file
@@ -228,7 +241,7 @@ class StripWriter:
             self._temporary.unlink(missing_ok=True)
 
     def _commit(self, file: IO[bytes]) -> None:
-        blocks = [[b.plane, b.x0, b.x1, b.offset, b.length, b.value] for b in self._blocks]
+        blocks = [astuple(block) for block in self._blocks]
         index = {"rows": list(self._rows), "blocks": blocks}
         content = json.dumps(index).encode()
         file.write(content)

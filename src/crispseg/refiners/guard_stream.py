@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,9 @@ Changed = NDArray[np.int32]
 STRIP_PX = 1 << 21
 
 
+CELL_PX = 512
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What the guard judges, in windows.
@@ -44,18 +48,50 @@ class Evidence:
         given: window of the given mask, bool.
         change: window of the plane ``change``.
         given_pixels: size of the given mask.
+        unchanged: whether it is known, without reading, that nothing in a window has changed.
+        empty: whether it is known, without reading, that nothing in a window was given.
     """
 
     size: Size
     given: Callable[[Box], Flags]
     change: Callable[[Box], Changed]
     given_pixels: int
+    unchanged: Callable[[Box], bool] = lambda _: False
+    empty: Callable[[Box], bool] = lambda _: False
 
     def strips(self) -> Iterator[tuple[int, Box]]:
         """Numbers and boxes of the strips, from top to bottom."""
         rows = max(STRIP_PX // self.size.width, 1)
         for number, y0 in enumerate(range(0, self.size.height, rows)):
             yield number, Box(y0, 0, min(y0 + rows, self.size.height), self.size.width)
+
+    def changed_columns(self, strip: Box) -> Counts:
+        """Columns of a strip that may have changed, and the ones next to them."""
+        return self._columns(strip, self.unchanged)
+
+    def object_columns(self, strip: Box) -> Counts:
+        """Columns of a strip where there may be an object, and the ones next to them."""
+        return self._columns(strip, lambda box: self.unchanged(box) and self.empty(box))
+
+    def _columns(self, strip: Box, is_known: Callable[[Box], bool]) -> Counts:
+        on = np.zeros(strip.width, np.bool_)
+        for x in range(0, strip.width, CELL_PX):
+            if not is_known(Box(strip.y0, x, strip.y1, min(x + CELL_PX, strip.x1))):
+                on[max(x - 1, 0) : x + CELL_PX + 1] = True
+        return np.flatnonzero(on)
+
+
+def at_columns(
+    read: Callable[[Box], NDArray[Any]], rows: Box, columns: Counts
+) -> NDArray[Any]:
+    """(rows.height, len(columns)) of a plane; ``columns`` are rising."""
+    gaps = np.flatnonzero(np.diff(columns) > 1) + 1
+    runs = [run for run in np.split(columns, gaps) if len(run)]
+    if not runs:
+        return np.zeros((rows.height, 0), np.uint8)
+    return np.concatenate(
+        [read(Box(rows.y0, int(run[0]), rows.y1, int(run[-1]) + 1)) for run in runs], axis=1
+    )
 
 
 class StreamedGuard:
@@ -97,11 +133,14 @@ class StreamedGuard:
         labels, which = self._undone.in_strip(number)
         if not len(labels):
             return None
-        label, _ = components(self._to_undo(number, strip))
-        doubted = np.zeros(int(label.max()) + 1, np.float32)
-        back = np.zeros(len(doubted), np.bool_)
-        back[labels], doubted[labels] = True, self._doubted[which]
-        return back[label], doubted[label]
+        columns = self._evidence.changed_columns(strip)
+        label, _ = components(self._to_undo(number, strip, columns))
+        trust = np.zeros(int(label.max()) + 1, np.float32)
+        undone = np.zeros(len(trust), np.bool_)
+        undone[labels], trust[labels] = True, self._doubted[which]
+        back, doubted = np.zeros(strip.size, np.bool_), np.zeros(strip.size, np.float32)
+        back[:, columns], doubted[:, columns] = undone[label], trust[label]
+        return back, doubted
 
     def _trust(self, pieces: Pieces) -> Floats:
         return trust_in(self._features(pieces), self._weights)
@@ -115,11 +154,16 @@ class StreamedGuard:
             self._evidence.given_pixels,
         )
 
+    def _finder(self, sums: int, wanted: Callable[[Pieces], Flags]) -> PieceFinder:
+        return PieceFinder(sums, wanted, self._evidence.size.width)
+
     def _find_doubtful(self) -> Pieces:
-        finder = PieceFinder(2, lambda pieces: judged(self._features(pieces)))
+        finder = self._finder(2, lambda pieces: judged(self._features(pieces)))
         for _, strip in self._evidence.strips():
-            change = self._evidence.change(strip)
-            finder.feed(strip.y0, kind_of(change), (self._rim(strip), certainty_of(change)))
+            columns = self._evidence.changed_columns(strip)
+            change = at_columns(self._evidence.change, strip, columns)
+            counted = (self._rim(strip, columns), certainty_of(change))
+            finder.feed(strip.y0, kind_of(change), counted, columns)
         pieces = finder.finish()
         if not len(pieces):
             return pieces
@@ -128,49 +172,56 @@ class StreamedGuard:
     def _find_objects(self) -> Pieces:
         """Objects, of both masks together, that the network has not understood."""
         width = self._evidence.size.width
-        finder = PieceFinder(2, lambda p: p.sums[:, 1] > MISUNDERSTOOD * p.sums[:, 0])
+        finder = self._finder(2, lambda p: p.sums[:, 1] > MISUNDERSTOOD * p.sums[:, 0])
         for _, strip in self._evidence.strips():
-            given = self._evidence.given(strip)
-            wrong = np.zeros(strip.size, np.int64)
-            first = self._doubtful.first - strip.y0 * width
-            here = (first >= 0) & (first < wrong.size)
-            wrong.ravel()[first[here]] = self._doubtful.pixels[here]
-            finder.feed(strip.y0, self._union(strip, given), (given, wrong))
+            columns = self._evidence.object_columns(strip)
+            given = at_columns(self._evidence.given, strip, columns)
+            wrong = np.zeros(given.shape, np.int64)
+            y, x = np.divmod(self._doubtful.first, width)
+            here = (y >= strip.y0) & (y < strip.y1)
+            place = (y[here] - strip.y0, np.searchsorted(columns, x[here]))
+            wrong[place] = self._doubtful.pixels[here]
+            finder.feed(strip.y0, self._union(strip, columns), (given, wrong), columns)
         return finder.finish()
 
     def _find_undone(self) -> Pieces:
-        finder = PieceFinder(3, lambda pieces: np.ones(len(pieces), np.bool_))
+        finder = self._finder(3, lambda pieces: np.ones(len(pieces), np.bool_))
         for number, strip in self._evidence.strips():
-            kind = self._to_undo(number, strip)
-            certainty = certainty_of(self._evidence.change(strip))
-            whole = self._inside_objects(number, strip)
-            finder.feed(strip.y0, kind, (self._rim(strip), certainty, whole))
+            columns = self._evidence.changed_columns(strip)
+            kind = self._to_undo(number, strip, columns)
+            certainty = certainty_of(at_columns(self._evidence.change, strip, columns))
+            whole = self._inside_objects(number, strip)[:, columns]
+            finder.feed(strip.y0, kind, (self._rim(strip, columns), certainty, whole), columns)
         return finder.finish()
 
-    def _union(self, strip: Box, given: Flags) -> NDArray[np.uint8]:
-        return (given | (self._evidence.change(strip) > 0)).astype(np.uint8)
+    def _union(self, strip: Box, columns: Counts) -> NDArray[np.uint8]:
+        given = at_columns(self._evidence.given, strip, columns)
+        added = at_columns(self._evidence.change, strip, columns) > 0
+        return (given | added).astype(np.uint8)
 
     def _inside_objects(self, number: int, strip: Box) -> Flags:
         assert self._objects is not None
+        inside = np.zeros(strip.size, np.bool_)
         labels, _ = self._objects.in_strip(number)
-        if not len(labels):
-            return np.zeros(strip.size, np.bool_)
-        label, _ = components(self._union(strip, self._evidence.given(strip)))
-        return _chosen(label, labels)
+        if len(labels):
+            columns = self._evidence.object_columns(strip)
+            label, _ = components(self._union(strip, columns))
+            inside[:, columns] = _chosen(label, labels)
+        return inside
 
-    def _to_undo(self, number: int, strip: Box) -> NDArray[np.uint8]:
+    def _to_undo(self, number: int, strip: Box, columns: Counts) -> NDArray[np.uint8]:
         """Kinds of change, of doubtful pieces and of whole objects only."""
-        kind = kind_of(self._evidence.change(strip))
-        wanted = self._inside_objects(number, strip)
+        kind = kind_of(at_columns(self._evidence.change, strip, columns))
+        wanted = self._inside_objects(number, strip)[:, columns]
         labels, _ = self._doubtful.in_strip(number)
         if len(labels):
             wanted |= _chosen(components(kind)[0], labels)
         kind[~wanted] = 0
         return kind
 
-    def _rim(self, strip: Box) -> Flags:
+    def _rim(self, strip: Box, columns: Counts) -> Flags:
         around = Box(strip.y0 - 1, 0, strip.y1 + 1, strip.x1).clip(self._evidence.size)
-        kinds = rim(kind_of(self._evidence.change(around)))
+        kinds = rim(kind_of(at_columns(self._evidence.change, around, columns)))
         return kinds[strip.y0 - around.y0 :][: strip.height]
 
 

@@ -29,7 +29,9 @@ def components(kind: NDArray[np.uint8]) -> tuple[NDArray[np.int32], Counts]:
     Returns:
         (H, W) labels, 1 .. n, 0 where ``kind`` is 0; and the first pixel of each, as a flat index.
     """
-    image = pyvips.Image.new_from_array(kind)
+    if not kind.any():
+        return np.zeros(kind.shape, np.int32), np.zeros(0, np.int64)
+    image = pyvips.Image.new_from_array(np.ascontiguousarray(kind))
     regions = image.labelregions().numpy().astype(np.int32)
     inside = np.flatnonzero(kind)
     _, first, numbers = np.unique(regions.ravel()[inside], return_index=True, return_inverse=True)
@@ -149,10 +151,12 @@ class PieceFinder:
     Attributes:
         columns: how many quantities are summed over pieces.
         wanted: closed pieces -> (n,) which to keep; kept pieces are what ``finish`` returns.
+        width: of the image; 0: that of the strips.
     """
 
     columns: int
     wanted: Callable[[Pieces], Flags]
+    width: int = 0
     _strip: int = field(default=0, init=False)
     _open: Pieces = field(init=False)
     _kept: list[Pieces] = field(default_factory=list, init=False)
@@ -161,27 +165,37 @@ class PieceFinder:
     def __post_init__(self) -> None:
         self._open = _joined([], self.columns)
 
-    def feed(self, y0: int, kind: NDArray[np.uint8], counted: Sequence[NDArray[Any]]) -> None:
+    def feed(
+        self,
+        y0: int,
+        kind: NDArray[np.uint8],
+        counted: Sequence[NDArray[Any]],
+        at: Counts | None = None,
+    ) -> None:
         """Take the next strip.
 
         Args:
             y0: its first row.
-            kind: (h, W) pixels of one piece share a value; 0 belongs to none.
-            counted: ``columns`` arrays (h, W) of whole numbers, summed over each piece.
+            kind: (h, w) pixels of one piece share a value; 0 belongs to none.
+            counted: ``columns`` arrays (h, w) of whole numbers, summed over each piece.
+            at: (w,) which columns of the image these are, rising; None: all. What is left out is 0,
+                and where some are, the columns next to the gap are 0 too.
         """
-        label, own = self._pieces_of(y0, kind, counted)
+        at = np.arange(kind.shape[1]) if at is None else at
+        width = self.width or kind.shape[1]
+        label, own = self._pieces_of(y0, kind, counted, at, width)
         before = len(self._open)
         parent = np.arange(before + len(own))
-        for above, below in self._touching(label, own):
+        for above, below in self._touching(label, own, at):
             a, b = _root(parent, above), _root(parent, before + below)
             parent[max(a, b)] = min(a, b)
         linked = np.flatnonzero(parent != np.arange(len(parent)))
         for node in linked:
             parent[node] = _root(parent, int(node))
         merged, number = self._merge(own, parent)
-        bottom = np.zeros(label.shape[1], np.int64)
-        on = label[-1] > 0
-        bottom[on] = number[before + label[-1][on] - 1] + 1
+        bottom = np.zeros(width, np.int64)
+        on = at[label[-1] > 0]
+        bottom[on] = number[before + label[-1][label[-1] > 0] - 1] + 1
         is_open = np.zeros(len(merged), np.bool_)
         is_open[bottom[on] - 1] = True
         self._keep(merged.take(np.flatnonzero(~is_open & self._wanted(merged))))
@@ -204,10 +218,15 @@ class PieceFinder:
             self._kept.append(pieces)
 
     def _pieces_of(
-        self, y0: int, kind: NDArray[np.uint8], counted: Sequence[NDArray[Any]]
+        self,
+        y0: int,
+        kind: NDArray[np.uint8],
+        counted: Sequence[NDArray[Any]],
+        at: Counts,
+        width: int,
     ) -> tuple[NDArray[np.int32], Pieces]:
         label, first = components(kind)
-        count, width = len(first), kind.shape[1]
+        count = len(first)
         inside = np.flatnonzero(label)
         numbers = label.ravel()[inside]
         pixels = np.bincount(numbers, minlength=count + 1)[1:]
@@ -216,16 +235,23 @@ class PieceFinder:
             weights = values.ravel()[inside]
             sums[:, column] = np.bincount(numbers, weights, minlength=count + 1)[1:]
         boxes = bounding_boxes(label, count) + np.array([y0, 0, y0, 0])
+        boxes[:, 3] = at[boxes[:, 3] - 1] + 1
+        boxes[:, 1] = at[boxes[:, 1]]
         kinds = kind.ravel()[first]
-        own = Pieces(kinds, first + y0 * width, boxes, pixels, sums, _Labels(self._strip, count))
+        rows, columns = np.divmod(first, max(len(at), 1))
+        first = (rows + y0) * width + at[columns]
+        own = Pieces(kinds, first, boxes, pixels, sums, _Labels(self._strip, count))
         return label, own
 
-    def _touching(self, label: NDArray[np.int32], own: Pieces) -> list[tuple[int, int]]:
+    def _touching(
+        self, label: NDArray[np.int32], own: Pieces, at: Counts
+    ) -> list[tuple[int, int]]:
         """Pairs (open piece, piece of this strip) that share a side across the line."""
         if self._bottom is None:
             return []
-        at = np.flatnonzero((self._bottom > 0) & (label[0] > 0))
-        above, below = self._bottom[at] - 1, label[0][at].astype(np.int64) - 1
+        line = self._bottom[at]
+        on = np.flatnonzero((line > 0) & (label[0] > 0))
+        above, below = line[on] - 1, label[0][on].astype(np.int64) - 1
         same = self._open.kind[above] == own.kind[below]
         pairs = np.unique(np.stack([above[same], below[same]], axis=1), axis=0)
         return [(int(a), int(b)) for a, b in pairs]

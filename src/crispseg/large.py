@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,18 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispseg.io import image_size, mask_size
+from crispseg.io.given import GivenMask
 from crispseg.io.journal import RunFolder, fingerprint, run_folder
 from crispseg.io.outlines import Outlines, Region
 from crispseg.io.raster import GeoGrid, bands_of, without_nodata
 from crispseg.io.sinks import SINK_SUFFIXES, BandWriter, check_sink, open_sink
 from crispseg.io.sources import WINDOWED_SUFFIXES, is_georeferenced, open_image, open_mask
 from crispseg.io.store import StripStore
-from crispseg.io.windows import CELL, CroppedImage, Flags, ImageSource, Ranges, windows_of
+from crispseg.io.windows import CroppedImage, Flags, ImageSource
 from crispseg.refiners.base import Progress, Refinement
 from crispseg.refiners.cascade import CascadeRefiner, check_roi, context_of
 from crispseg.refiners.guard import Kept, shifted
 from crispseg.refiners.guard_stream import Evidence, StreamedGuard
-from crispseg.refiners.local import Array
 from crispseg.refiners.stream import (
     Scene,
     StreamedCascade,
@@ -45,7 +45,6 @@ from crispseg.types import Box, InputError, Mask, Size
 FORMAT = 2
 """Of the run folder; raised when an older one can no longer be gone on with."""
 WRITE_PX = 1 << 21
-COUNT_PX = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -186,18 +185,22 @@ class _Run:
             check_budget(
                 job.memory, refiner.model.architecture, parameters, refiner.tile_size, self.size
             )
-        self.soft = fitting_mask(open_mask(job.mask, folder), self.size, (job.mask, job.image))
-        self.region = Region(job.region, self.size, self.grid) if job.region else None
+        soft = fitting_mask(open_mask(job.mask, folder), self.size, (job.mask, job.image))
+        region = Region(job.region, self.size, self.grid) if job.region else None
+        self.given = GivenMask(soft, self.image, region)
         self.context = context_of(job.roi, self.size) if job.roi else Box(0, 0, *self.size)
         self.exact = job.output.suffix.lower() == ".npy" and not job.binary
-        self.valid_ranges = self._scan_valid()
 
     def run(self) -> Summary:
-        image = CroppedImage(self.image, self.context)
-        scene = Scene(image, self._given, self._valid, self._constant)
-        given_pixels, is_flat = self._count_given(scene)
+        scene = Scene(
+            CroppedImage(self.image, self.context),
+            lambda box: self.given.read(self._here(box)).astype(np.float32),
+            lambda box: self.given.valid(self._here(box)),
+            lambda box: self.given.constant(self._here(box)),
+        )
+        given_pixels, possible_pixels = self.given.count(self.context)
         summary = Summary(self.size, 0, 0, 0, 0, 0, 0, ())
-        if is_flat:
+        if given_pixels in (0, possible_pixels):
             return self._write(self._flat(scene), summary)
         if max(scene.size) <= self.refiner.tile_size:
             return self._write_small(scene, summary)
@@ -209,11 +212,11 @@ class _Run:
         store = cascade.result()
         evidence = Evidence(
             scene.size,
-            lambda box: scene.given(box) > 0.5,
+            lambda box: self.given.read(self._here(box)),
             lambda box: store.read("change", box),
             given_pixels,
             unchanged=lambda box: store.constant("change", box) == 0,
-            empty=lambda box: self._constant(box) == 0,
+            empty=lambda box: scene.constant(box) == 0,
         )
         guard = StreamedGuard(evidence, self.refiner.guard)
         summary = replace(
@@ -225,64 +228,9 @@ class _Run:
         )
         return self._write(self._judged(scene, store, guard), summary)
 
-    def _given(self, box: Box) -> Array:
-        return self._given_at(box.shift(self.context.y0, self.context.x0)).astype(np.float32)
-
-    def _constant(self, box: Box) -> float | None:
-        return self._constant_at(box.shift(self.context.y0, self.context.x0))
-
-    def _given_at(self, box: Box) -> Flags:
-        """(box.height, box.width) of the given mask where there is an image."""
-        given = np.empty(box.size, np.bool_)
-        for part, value in _runs(box, self._constant_at):
-            at = part.shift(-box.y0, -box.x0).slices
-            given[at] = self.soft.read(part) > 0.5 if value is None else value
-            valid = self._valid_at(part) if value is None else None
-            if valid is not None:
-                given[at] &= valid
-        return given
-
-    def _constant_at(self, box: Box) -> float | None:
-        """The value of ``_given_at`` if it is known without reading."""
-        valid = 1.0 if self.valid_ranges is None else self.valid_ranges.constant(box)
-        soft = self.soft.constant(box)
-        if valid == 0 or (soft is not None and not soft > 0.5):
-            return 0.0
-        return None if soft is None or valid is None else 1.0
-
-    def _scan_valid(self) -> Ranges | None:
-        """Where there is an image, told once; None: everywhere."""
-        if self.region is None and self.image.valid(Box(0, 0, 1, 1)) is None:
-            return None
-        ranges = Ranges(self.size)
-        self.valid_ranges = None
-        for box in windows_of(Box(0, 0, *self.size), self.image.block, WRITE_PX):
-            valid = self._valid_at(box)
-            ranges.add(box, np.ones(box.size, np.bool_) if valid is None else valid)
-        return ranges
-
-    def _valid(self, box: Box) -> Flags | None:
-        return self._valid_at(box.shift(self.context.y0, self.context.x0))
-
-    def _valid_at(self, box: Box) -> Flags | None:
-        known = self.valid_ranges.constant(box) if self.valid_ranges else None
-        if known is not None:
-            return None if known else np.zeros(box.size, np.bool_)
-        valid = self.image.valid(box)
-        if self.region is None:
-            return valid
-        inside = self.region.read(box)
-        return inside if valid is None else inside & valid
-
-    def _count_given(self, scene: Scene) -> tuple[int, bool]:
-        """Pixels of the given mask, and whether it is empty, or all there is."""
-        given, possible = 0, 0
-        for box in windows_of(Box(0, 0, *scene.size), scene.image.block, COUNT_PX):
-            value, area = scene.constant(box), box.height * box.width
-            given += int(np.count_nonzero(scene.given(box)) if value is None else value * area)
-            valid = scene.valid(box)
-            possible += area if valid is None else int(valid.sum())
-        return given, given in (0, possible)
+    def _here(self, box: Box) -> Box:
+        """A window of the part that is refined, in pixels of the image."""
+        return box.shift(self.context.y0, self.context.x0)
 
     def _check_inputs(self) -> None:
         for path, before in self.inputs.items():
@@ -313,7 +261,7 @@ class _Run:
     def _judged(self, scene: Scene, store: StripStore, guard: StreamedGuard) -> Iterator[Rows]:
         for number, box in guard.strips():
             value = store.read("value", box)
-            given = self._given_at(box.shift(self.context.y0, self.context.x0))
+            given = self.given.read(self._here(box))
             refined = given.copy()
             if store.constant("change", box) != 0:
                 refined ^= store.read("change", box) != 0
@@ -337,14 +285,14 @@ class _Run:
         with open_sink(job.output, self.size, kind, grid) as sink:
             writer = BandWriter(sink, self.size, kind)
             for row in self._whole_rows(rows):
-                before += np.count_nonzero(row.given)
-                after += np.count_nonzero(row.refined)
-                changed += np.count_nonzero(row.given != row.refined)
+                before += int(np.count_nonzero(row.given))
+                after += int(np.count_nonzero(row.refined))
+                changed += int(np.count_nonzero(row.given != row.refined))
                 if outlines:
                     outlines.feed(row.box.y0, row.refined)
                 values = row.value if not job.binary else self._binary(row.refined, kind)
                 if nodata is not None:
-                    values = without_nodata(values, self._valid_at(row.box), nodata)
+                    values = without_nodata(values, self.given.valid(row.box), nodata)
                 writer.write(row.box, values)
             writer.finish()
         if outlines and job.polygons:
@@ -384,9 +332,7 @@ class _Run:
         step = rows or max(WRITE_PX // self.size.width, 1)
         for top in range(y0, y1, step):
             box = Box(top, 0, min(top + step, y1), self.size.width)
-            soft = self.soft.read(box)
-            valid = self._valid_at(box)
-            soft = soft if valid is None else soft * valid
+            soft = self.given.soft(box)
             value = encode(soft > 0.5, soft, exact=self.exact)["value"].copy()
             yield Rows(box, value, soft > 0.5, soft > 0.5)
 
@@ -399,19 +345,6 @@ class Rows:
     value: NDArray[Any]
     given: Flags
     refined: Flags
-
-
-def _runs(
-    box: Box, constant: Callable[[Box], float | None]
-) -> Iterator[tuple[Box, float | None]]:
-    """Parts of a window side by side that are known to hold one value, and the parts between."""
-    start, known = box.x0, constant(Box(box.y0, box.x0, box.y1, min(box.x0 + CELL, box.x1)))
-    for x in range(box.x0 + CELL, box.x1, CELL):
-        value = constant(Box(box.y0, x, box.y1, min(x + CELL, box.x1)))
-        if value != known:
-            yield Box(box.y0, start, box.y1, x), known
-            start, known = x, value
-    yield Box(box.y0, start, box.y1, box.x1), known
 
 
 def _subject(job: Job, refiner: CascadeRefiner) -> dict[str, Any]:

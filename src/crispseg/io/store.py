@@ -2,8 +2,9 @@
 
 A folder holds one file for each strip of rows. In it, every plane is cut into blocks of columns and
 ``BLOCK_ROWS`` rows, each compressed by itself, so that a window is read without the rest; a block
-of one value is only that value. A strip's file appears under its name after it has reached the disk, so whatever kills a run,
-the strips that are there are right, and the run goes on behind the last of them.
+of one value is only that value. A strip's file appears under its name after it has reached the
+disk, so whatever kills a run, the strips that are there are right, and the run goes on behind the
+last of them.
 """
 
 from __future__ import annotations

@@ -81,9 +81,7 @@ class Evidence:
         return np.flatnonzero(on)
 
 
-def at_columns(
-    read: Callable[[Box], NDArray[Any]], rows: Box, columns: Counts
-) -> NDArray[Any]:
+def at_columns(read: Callable[[Box], NDArray[Any]], rows: Box, columns: Counts) -> NDArray[Any]:
     """(rows.height, len(columns)) of a plane; ``columns`` are rising."""
     gaps = np.flatnonzero(np.diff(columns) > 1) + 1
     runs = [run for run in np.split(columns, gaps) if len(run)]

@@ -63,10 +63,12 @@ class LocalInputs:
         self._given = given
         self._size = size
 
-    def coarse_values(self, box: Box) -> Array:
-        """(2, h, w) probabilities that stand for a tile that is not run."""
+    def coarse_values(self, box: Box, channels: int = 2) -> Array:
+        """(2, h, w) probabilities that stand for a tile that is not run, or the first alone."""
         coarse = self._coarse.around(self._size, box)
         final = merge_detail(coarse, self._given(box), self._size, box)
+        if channels == 1:
+            return final[None]
         return np.stack([final, bilinear_window(coarse.stride4, self._size, box, coarse.part)])
 
     def for_network(self, box: Box) -> list[Array]:

@@ -182,7 +182,7 @@ class StreamedCascade:
             grid,
             selected,
             predict,
-            lambda box: inputs.coarse_values(box)[:channels],
+            lambda box: inputs.coarse_values(box, channels),
             finish,
             batch_size=self.batch_size,
             flat=self._flat_result(coarse) if is_last else self._flat_level(coarse, size),

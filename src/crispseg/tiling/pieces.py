@@ -243,9 +243,7 @@ class PieceFinder:
         own = Pieces(kinds, first, boxes, pixels, sums, _Labels(self._strip, count))
         return label, own
 
-    def _touching(
-        self, label: NDArray[np.int32], own: Pieces, at: Counts
-    ) -> list[tuple[int, int]]:
+    def _touching(self, label: NDArray[np.int32], own: Pieces, at: Counts) -> list[tuple[int, int]]:
         """Pairs (open piece, piece of this strip) that share a side across the line."""
         if self._bottom is None:
             return []

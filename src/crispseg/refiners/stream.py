@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispseg.io.store import StripStore
-from crispseg.io.windows import Flags, ImageSource
+from crispseg.io.windows import Flags, ImageSource, windows_of
 from crispseg.refiners.base import Progress
 from crispseg.refiners.cascade import MARGIN_PX, MAX_RATIO, CascadeRefiner
 from crispseg.refiners.guard import CERTAINTY_SCALE, calibrate
@@ -36,6 +36,7 @@ from crispseg.types import Box, InputError, Size
 
 LEVEL_PLANES = {"given": "u1", "final": "f4", "stride4": "f4"}
 ROUND_TO_ZERO = 0.499 / 255
+SOFT_PX = 128
 
 
 @dataclass(frozen=True)
@@ -266,11 +267,17 @@ class StreamedCascade:
         return resize_area_window(image.read, self.scene.size, size, box, image.block)
 
     def _soft(self, size: Size, box: Box) -> Array:
-        value = self.scene.constant(covered(box, size, self.scene.size))
-        if value is not None:
-            return np.full(box.size, value, np.float32)
-        block = self.scene.image.block
-        return resize_area_window(self.scene.given, self.scene.size, size, box, block)
+        """The given mask averaged; what is flat is not even read."""
+        full, block = self.scene.size, self.scene.image.block
+        soft = np.empty(box.size, np.float32)
+        for part in windows_of(box, Size(SOFT_PX, SOFT_PX), SOFT_PX**2):
+            value = self.scene.constant(covered(part, size, full))
+            if value is None:
+                averages = resize_area_window(self.scene.given, full, size, part, block)
+            else:
+                averages = np.full(part.size, value, np.float32)
+            soft[part.shift(-box.y0, -box.x0).slices] = averages
+        return soft
 
     def _given_at(self, size: Size) -> Callable[[Box], Array]:
         if size == self.scene.size:

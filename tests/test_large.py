@@ -18,6 +18,7 @@ import tifffile
 import torch
 from rasterio import Affine
 
+import crispseg.large
 from crispseg.io import write_mask
 from crispseg.io.journal import RunFolder, fingerprint, run_folder
 from crispseg.large import Job, refine_large
@@ -25,7 +26,7 @@ from crispseg.models.build import build
 from crispseg.models.cascadepsp import CascadeLogits, RefinementModule
 from crispseg.models.weights import LoadedModel
 from crispseg.refiners.cascade import CascadeRefiner
-from crispseg.runtime.memory import check_budget, needed_bytes, parse_bytes
+from crispseg.runtime.memory import LEAN, Need, Plan, parse_bytes, plan_run
 from crispseg.tiling.resample import bilinear_window
 from crispseg.types import Box, InputError, Size
 
@@ -355,15 +356,33 @@ def test_budgets() -> None:
     for text in ("", "2X", "-1G", "G"):
         with pytest.raises(InputError, match="write 2G or 800M"):
             parse_bytes(text)
-    size = Size(8192, 8192)
-    needed = needed_bytes("cascadepsp-lite", 3_000_000, 900, size)
-    check_budget(needed, "cascadepsp-lite", 3_000_000, 900, size)
+    need = Need("cascadepsp-lite", 3_000_000, 900, 8192)
+    ample, tight = Plan(2).bytes_for(need), LEAN.bytes_for(need)
+    assert plan_run(None, need, 2) == plan_run(ample, need, 2) == Plan(2)
+    assert plan_run(ample - 1, need, 2).at_once == 2  # smaller caches first
+    assert plan_run(tight, need, 2) == LEAN
     with pytest.raises(InputError, match="--tile-size") as refusal:
-        check_budget(needed - 1, "cascadepsp-lite", 3_000_000, 900, size)
+        plan_run(tight - 1, need, 2)
     side = int(str(refusal.value).split("--tile-size ")[1].split()[0])
-    assert needed_bytes("cascadepsp-lite", 3_000_000, side, size) < needed
+    assert LEAN.bytes_for(replace(need, tile_size=side)) < tight
     with pytest.raises(InputError, match="give --memory"):
-        check_budget(1 << 20, "cascadepsp-lite", 3_000_000, 900, size)
+        plan_run(1 << 20, need, 1)
+    assert LEAN.bytes_for(replace(need, width=1 << 16)) == tight  # the network's run is the most
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_budget_and_no_number_of_workers_changes_a_bit(job, monkeypatch, workers) -> None:
+    """Also where windows and caches are so small that every strip has many."""
+    refine_large(job, refiner())
+    for plan in (Plan(), LEAN, Plan(window_px=700, cache_bytes=1 << 12)):
+        monkeypatch.setattr(
+            crispseg.large,
+            "plan_run",
+            lambda _, need, at_once, plan=plan: replace(plan, at_once=at_once),
+        )
+        other = replace(job, output=job.output.with_name("other.png"))
+        refine_large(other, refiner(workers=workers))
+        assert other.output.read_bytes() == job.output.read_bytes()
 
 
 def test_a_budget_that_is_too_small_is_refused_before_anything_is_run(job) -> None:

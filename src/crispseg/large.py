@@ -23,7 +23,7 @@ from crispseg.io import image_size, mask_size
 from crispseg.io.given import GivenMask
 from crispseg.io.journal import RunFolder, fingerprint, run_folder
 from crispseg.io.outlines import Outlines, Region
-from crispseg.io.raster import GeoGrid, bands_of, without_nodata
+from crispseg.io.raster import Cache, GeoGrid, bands_of, without_nodata
 from crispseg.io.sinks import SINK_SUFFIXES, BandWriter, check_sink, open_sink
 from crispseg.io.sources import WINDOWED_SUFFIXES, is_georeferenced, open_image, open_mask
 from crispseg.io.store import StripStore
@@ -38,13 +38,12 @@ from crispseg.refiners.stream import (
     check_streamable,
     encode,
 )
-from crispseg.runtime.memory import check_budget, give_back_at_once
+from crispseg.runtime.memory import Need, give_back_at_once, plan_run
 from crispseg.tiling.resample import fitting_mask
 from crispseg.types import Box, InputError, Mask, Size
 
 FORMAT = 2
 """Of the run folder; raised when an older one can no longer be gone on with."""
-WRITE_PX = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -179,12 +178,11 @@ class _Run:
         check_sink(job.output, self.size)
         if job.roi:
             check_roi(job.roi, self.size)
-        if job.memory is not None:
-            network = refiner.model.module
-            parameters = sum(p.numel() for p in network.parameters())
-            check_budget(
-                job.memory, refiner.model.architecture, parameters, refiner.tile_size, self.size
-            )
+        model = refiner.model
+        parameters = sum(p.numel() for p in model.module.parameters())
+        need = Need(model.architecture, parameters, refiner.tile_size, self.size.width)
+        self.plan = plan_run(job.memory, need, refiner.batch_size)
+        Cache.bytes = self.plan.cache_bytes
         soft = fitting_mask(open_mask(job.mask, folder), self.size, (job.mask, job.image))
         region = Region(job.region, self.size, self.grid) if job.region else None
         self.given = GivenMask(soft, self.image, region)
@@ -205,7 +203,8 @@ class _Run:
         if max(scene.size) <= self.refiner.tile_size:
             return self._write_small(scene, summary)
         cascade = StreamedCascade(
-            self.refiner, scene, self.folder, self.exact, self.refiner.batch_size, self.progress
+            *(self.refiner, scene, self.folder, self.exact, self.plan.at_once, self.progress),
+            cache_bytes=self.plan.cache_bytes // 2,
         )
         for _ in cascade.run():
             self._check_inputs()
@@ -217,6 +216,7 @@ class _Run:
             given_pixels,
             unchanged=lambda box: store.constant("change", box) == 0,
             empty=lambda box: scene.constant(box) == 0,
+            strip_px=self.plan.window_px,
         )
         guard = StreamedGuard(evidence, self.refiner.guard)
         summary = replace(
@@ -238,7 +238,7 @@ class _Run:
                 raise InputError(f"{path}: has changed during the run; begin again with --restart")
 
     def _flat(self, scene: Scene) -> Iterator[Rows]:
-        for box in bands_of(scene.size, WRITE_PX):
+        for box in bands_of(scene.size, self.plan.window_px):
             given = scene.given(box)
             value = encode(given > 0.5, given, exact=self.exact)["value"]
             yield Rows(box, value, given > 0.5, given > 0.5)
@@ -329,7 +329,7 @@ class _Run:
         yield from self._given_rows(context.y1, self.size.height)
 
     def _given_rows(self, y0: int, y1: int, rows: int | None = None) -> Iterator[Rows]:
-        step = rows or max(WRITE_PX // self.size.width, 1)
+        step = rows or max(self.plan.window_px // self.size.width, 1)
         for top in range(y0, y1, step):
             box = Box(top, 0, min(top + step, y1), self.size.width)
             soft = self.given.soft(box)

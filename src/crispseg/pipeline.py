@@ -51,6 +51,7 @@ def load_refiner(
     fast: bool = False,
     device: str = "auto",
     batch_size: int = 1,
+    workers: int = 1,
     calibrated: bool = True,
     guard: bool = True,
 ) -> CascadeRefiner:
@@ -64,6 +65,7 @@ def load_refiner(
         fast: global step only: quick, edges no finer than the image at ``tile_size``.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         batch_size: most tiles in one network call.
+        workers: tiles that run at the same time on the CPU; the same result.
         calibrated: probabilities that are right as often as they say, where the weights know how.
         guard: keep the given mask where a change is not to be trusted.
 
@@ -77,6 +79,7 @@ def load_refiner(
         fast=fast,
         device=device,
         batch_size=batch_size,
+        workers=workers,
         calibrated=calibrated,
         guard=guard,
     )

@@ -33,13 +33,16 @@ def test_same_decisions_and_bits_as_in_memory(monkeypatch, seed, rows) -> None:
     probability = (blobs(rng, size, 6 + seed) * 0.6 + given * 0.4).astype(np.float32)
     expected, kept = keep_better(given, probability, WEIGHTS)
 
-    monkeypatch.setattr(guard_stream, "STRIP_PX", rows * size.width)
+    monkeypatch.setattr(guard_stream, "CELL_PX", 8)
     planes = encode(given, probability, exact=True)
     evidence = Evidence(
         size,
         lambda box: given[box.slices],
         lambda box: planes["change"][box.slices],
         int(given.sum()),
+        unchanged=lambda box: not planes["change"][box.slices].any(),
+        empty=lambda box: not given[box.slices].any(),
+        strip_px=rows * size.width,
     )
     guard = StreamedGuard(evidence, WEIGHTS)
     result = probability.copy()

@@ -37,6 +37,7 @@ ModeOption = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 BatchSize = Annotated[int, typer.Option(help="Most tiles in one network call.")]
+Workers = Annotated[int, typer.Option(help="Tiles that run at the same time on the CPU.")]
 Guard = Annotated[
     bool, typer.Option(help="Keep the given mask where a change is not to be trusted.")
 ]

@@ -21,6 +21,7 @@ from crispseg.cli.options import (
     ModeOption,
     Quiet,
     TileSize,
+    Workers,
     check_different,
     check_outputs,
     parse_limit,
@@ -106,6 +107,7 @@ def refine(
     device: Device = "auto",
     roi: Roi = None,
     batch_size: BatchSize = 1,
+    workers: Workers = 1,
     guard: Guard = True,
     calibrated: Calibrated = True,
     confidence: Confidence = None,
@@ -144,7 +146,7 @@ def refine(
     outputs = Outputs(output, confidence, preview)
     _check(outputs, polygons, (image, mask), large=large)
     options: dict[str, Any] = {"tile_size": tile_size, "mode": mode.value, "fast": fast}
-    options |= {"device": device, "batch_size": batch_size}
+    options |= {"device": device, "batch_size": batch_size, "workers": workers}
     options |= {"calibrated": calibrated, "guard": guard}
     if large:
         report = _streamed(job, model, options, quiet)

@@ -2,7 +2,7 @@
 
 rasterio reads and writes windows fastest of the libraries that were measured, and keeps coordinate
 system, transform and nodata. GDAL's block cache is a twentieth of the machine's memory unless it
-is told otherwise: here it is ``CACHE_MB``.
+is told otherwise: here it is ``Cache.bytes``.
 """
 
 from __future__ import annotations
@@ -24,10 +24,15 @@ from crispseg.io.mask import colour_values
 from crispseg.io.windows import Flags, Ranges, needs_extra, windows_of
 from crispseg.types import Box, Image, InputError, Mask, Size, mask_scale, scaled_mask, scaled_value
 
-CACHE_MB = 64
 BLOCK = 512
 SCAN_PX = 1 << 21
 SMALLEST_OVERVIEW = 256
+
+
+class Cache:
+    """GDAL's block cache: one for the whole process."""
+
+    bytes = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -285,7 +290,7 @@ def _environment() -> Iterator[None]:
     import rasterio  # noqa: PLC0415
     from rasterio.errors import NotGeoreferencedWarning  # noqa: PLC0415
 
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB, GDAL_NUM_THREADS="1"), warnings.catch_warnings():
+    with rasterio.Env(GDAL_CACHEMAX=Cache.bytes, GDAL_NUM_THREADS="1"), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 

@@ -28,7 +28,6 @@ from crispseg.types import Box, InputError, Size
 
 Array = NDArray[Any]
 
-CACHE_BYTES = 32 << 20
 BLOCK_ROWS = 64
 
 
@@ -88,17 +87,21 @@ class StripStore:
         folder: is made if missing. Strips that are in it already count as written.
         size: of the planes.
         planes: name -> dtype.
+        cache_bytes: how much of what has been read is kept for the next window.
 
     Raises:
         InputError: the folder cannot be used, or holds a damaged strip.
     """
 
-    def __init__(self, folder: StrPath, size: Size, planes: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: StrPath, size: Size, planes: Mapping[str, str], cache_bytes: int = 32 << 20
+    ) -> None:
         self.folder = Path(folder)
         self.size = size
         self.planes = {name: np.dtype(kind) for name, kind in planes.items()}
         self._cache: OrderedDict[tuple[int, Block], Array] = OrderedDict()
         self._cached_bytes = 0
+        self._cache_bytes = cache_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
         for left_over in self.folder.glob("*.tmp"):
             left_over.unlink()
@@ -182,7 +185,7 @@ class StripStore:
             raise damaged(strip.path) from None
         self._cache[key] = values
         self._cached_bytes += values.nbytes
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+        while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
             self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return values
 

@@ -51,7 +51,7 @@ MAX_RATIO = 4.0
 class CascadeRefiner:
     """Refines masks with CascadePSP's network.
 
-    The result is bit-identical for any ``batch_size`` on the CPU.
+    The result is bit-identical for any ``batch_size`` and ``workers`` on the CPU.
 
     Args:
         model: a network and its preprocessing, from ``crispseg.load_refiner`` or
@@ -62,6 +62,8 @@ class CascadeRefiner:
         fast: global step only.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         batch_size: most tiles in one network call.
+        workers: tiles that run at the same time on the CPU, each with its share of the cores;
+            elsewhere like ``batch_size``.
         calibrated: divide logits by the temperature that belongs to the weights, so that a
             probability is the share of such pixels that are object.
         guard: keep the given mask where a change is not to be trusted; needs weights that
@@ -80,6 +82,7 @@ class CascadeRefiner:
         fast: bool = False,
         device: str = "auto",
         batch_size: int = 1,
+        workers: int = 1,
         calibrated: bool = True,
         guard: bool = True,
     ) -> None:
@@ -90,16 +93,20 @@ class CascadeRefiner:
             raise InputError(f"tile size must be {MIN_TILE_SIZE} or more, not {self.tile_size}")
         if batch_size < 1:
             raise InputError(f"batch size must be 1 or more, not {batch_size}")
+        if workers < 1:
+            raise InputError(f"workers must be 1 or more, not {workers}")
         self.model = model
         self.mode = mode
         self.fast = fast
-        self.batch_size = batch_size
+        self.batch_size = max(batch_size, workers)
         self.device = resolve_device(device)
         self.overlap_px = self.tile_size // 4
         fitted = Calibration.from_metadata(model.metadata)
         self.temperature = fitted.temperature if calibrated else 1.0
         self.guard = fitted.guard if guard else None
-        self.network = CascadeNetwork(model, self.device, published=mode == "published")
+        self.network = CascadeNetwork(
+            model, self.device, published=mode == "published", workers=workers
+        )
 
     def refine(
         self,

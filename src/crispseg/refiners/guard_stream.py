@@ -33,8 +33,6 @@ from crispseg.types import Box, Size
 Changed = NDArray[np.int32]
 """(h, w) plane ``change`` of a result, see ``refiners.stream.encode``."""
 
-STRIP_PX = 1 << 21
-
 
 CELL_PX = 512
 
@@ -50,6 +48,7 @@ class Evidence:
         given_pixels: size of the given mask.
         unchanged: whether it is known, without reading, that nothing in a window has changed.
         empty: whether it is known, without reading, that nothing in a window was given.
+        strip_px: pixels of a strip.
     """
 
     size: Size
@@ -58,10 +57,11 @@ class Evidence:
     given_pixels: int
     unchanged: Callable[[Box], bool] = lambda _: False
     empty: Callable[[Box], bool] = lambda _: False
+    strip_px: int = 1 << 21
 
     def strips(self) -> Iterator[tuple[int, Box]]:
         """Numbers and boxes of the strips, from top to bottom."""
-        rows = max(STRIP_PX // self.size.width, 1)
+        rows = max(self.strip_px // self.size.width, 1)
         for number, y0 in enumerate(range(0, self.size.height, rows)):
             yield number, Box(y0, 0, min(y0 + rows, self.size.height), self.size.width)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -32,18 +33,23 @@ class CascadeNetwork:
         model: a CascadePSP network and its preprocessing.
         device: where it runs.
         published: pad and lay out memory as the released package does, to the digit.
+        workers: on the CPU, samples that are run at the same time, each with its share of the
+            cores; the same bits.
 
     Raises:
         InputError: another kind of network.
     """
 
-    def __init__(self, model: LoadedModel, device: torch.device, *, published: bool) -> None:
+    def __init__(
+        self, model: LoadedModel, device: torch.device, *, published: bool, workers: int = 1
+    ) -> None:
         if not isinstance(model.module, CascadeModule):
             raise InputError(
                 f"{model.source} is for {model.architecture}, which does not refine masks; "
                 "networks that name classes are for `crispseg segment` and load_segmenter"
             )
         self._published = published
+        self._workers = workers
         self._format = torch.contiguous_format if published else best_format(model.module)
         self.module = model.module.eval().to(device).to(memory_format=self._format)
         self.device = device
@@ -74,6 +80,8 @@ class CascadeNetwork:
             for image, given in zip(images, masks, strict=True)
         ]
         if self.device.type == "cpu":
+            if min(self._workers, len(samples)) > 1:
+                return self._run_at_once(samples)
             return [self._run(image, given)[0] for image, given in samples]
         stacked = [torch.cat(parts) for parts in zip(*(given for _, given in samples), strict=True)]
         return list(self._run(torch.cat([image for image, _ in samples]), stacked))
@@ -99,6 +107,18 @@ class CascadeNetwork:
             results.append(both.float().sigmoid().cpu().numpy())
         return results
 
+    def _run_at_once(self, samples: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> list[Array]:
+        threads = torch.get_num_threads()
+        share = max(threads // self._workers, 1)
+        try:
+            with ThreadPoolExecutor(
+                self._workers, initializer=torch.set_num_threads, initargs=(share,)
+            ) as pool:
+                return [done[0] for done in pool.map(lambda sample: self._run(*sample), samples)]
+        finally:
+            torch.set_num_threads(threads)
+
+    @torch.inference_mode()
     def _run(self, image: Tensor, masks: Sequence[Tensor]) -> NDArray[np.float32]:
         height, width = image.shape[-2:]
         # The image is padded with 0 after normalisation, masks with background (released code).

@@ -94,6 +94,7 @@ class StreamedCascade:
         exact: keep float32 probabilities instead of 8 bits.
         batch_size: most tiles in one network call.
         progress: called with (network runs done, network runs in all), as far as is known.
+        cache_bytes: of each magnification on disk that is kept in memory.
     """
 
     refiner: CascadeRefiner
@@ -102,6 +103,7 @@ class StreamedCascade:
     exact: bool = False
     batch_size: int = 1
     progress: Progress | None = None
+    cache_bytes: int = 32 << 20
     runs: int = 0
     tiles_run: int = 0
     tiles_planned: int = 0
@@ -117,17 +119,20 @@ class StreamedCascade:
             yield from self._only_global(coarse)
             return
         for number, size in enumerate(sizes[1:-1], start=1):
-            store = StripStore(self.folder / f"level-{number}", size, LEVEL_PLANES)
+            store = self._store(f"level-{number}", size, LEVEL_PLANES)
             yield from self._local_step(store, coarse, self._finish_level(size))
             coarse = StoredCoarse(store)
         yield from self._local_step(self.result(), coarse, self._finish_result)
 
     def result(self) -> StripStore:
         """Where the result is: planes ``value`` and ``change`` (see ``encode``)."""
-        return StripStore(self.folder / "result", self.scene.size, result_planes(self.exact))
+        return self._store("result", self.scene.size, result_planes(self.exact))
+
+    def _store(self, name: str, size: Size, planes: Mapping[str, str]) -> StripStore:
+        return StripStore(self.folder / name, size, planes, self.cache_bytes)
 
     def _global_step(self, size: Size) -> Generator[StripStore, None, StoredCoarse]:
-        store = StripStore(self.folder / "level-0", size, LEVEL_PLANES | {"given": "f4"})
+        store = self._store("level-0", size, LEVEL_PLANES | {"given": "f4"})
         if not store.strips:
             whole = Box(0, 0, *size)
             given = self._soft(size, whole)

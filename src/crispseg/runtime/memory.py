@@ -5,19 +5,20 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
+from dataclasses import dataclass, replace
 
-from crispseg.types import InputError, Size
+from crispseg.types import InputError
 
 MIB = 1 << 20
-BASE_BYTES = 560 * MIB
+BASE_BYTES = 580 * MIB
 """Python, torch and the libraries, without weights."""
 TILE_BYTES_PER_PX = {"cascadepsp-lite": 450, "cascadepsp-resnet50": 2600}
 """What one pass of a network holds for each pixel of its tile, on a CPU; the first measured with
 tiles of 900 px, the second a guess."""
-ENGINE_BYTES = 48 * MIB
-"""Windows, caches and blocks on their way to disk: calculated, to be measured on large images."""
-BYTES_PER_COLUMN = 4096
-"""What grows with an image's width: the tiles that reach into the next strip, a row of blocks."""
+WINDOW_BYTES_PER_PX = 40
+"""What judging and writing hold for each pixel of the rows in work: calculated."""
+BYTES_PER_COLUMN = 1024
+"""A band of 512 rows on its way to the output, and the same read back: calculated."""
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -34,33 +35,77 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
-def needed_bytes(architecture: str, parameters: int, tile_size: int, size: Size) -> int:
-    """About how much memory a streaming run takes at most, the whole process, on a CPU."""
-    each = TILE_BYTES_PER_PX.get(architecture, TILE_BYTES_PER_PX["cascadepsp-resnet50"])
-    network = 4 * parameters + each * tile_size**2
-    return BASE_BYTES + network + ENGINE_BYTES + BYTES_PER_COLUMN * size.width
+@dataclass(frozen=True)
+class Need:
+    """What a run's memory depends on.
+
+    Attributes:
+        architecture: of the network.
+        parameters: how many it has.
+        tile_size: side of a tile in pixels.
+        width: of the image in pixels.
+    """
+
+    architecture: str
+    parameters: int
+    tile_size: int
+    width: int
 
 
-def check_budget(
-    budget: int, architecture: str, parameters: int, tile_size: int, size: Size
-) -> None:
-    """Refuse a run that cannot keep to its budget, before it starts.
+@dataclass(frozen=True)
+class Plan:
+    """What a run may hold at a time. Nothing here changes its result.
+
+    Attributes:
+        at_once: tiles that are run at the same time.
+        window_px: pixels of the rows that are judged and written at a time.
+        cache_bytes: of the files that are read, and half as much of what is on disk already.
+    """
+
+    at_once: int = 1
+    window_px: int = 1 << 21
+    cache_bytes: int = 64 * MIB
+
+    def bytes_for(self, need: Need) -> int:
+        """About how much memory a run takes at most, the whole process, on a CPU."""
+        each = TILE_BYTES_PER_PX.get(need.architecture, max(TILE_BYTES_PER_PX.values()))
+        running = self.at_once * each * need.tile_size**2
+        rows = max(self.window_px, need.width)
+        writing = WINDOW_BYTES_PER_PX * rows + BYTES_PER_COLUMN * need.width
+        held = BASE_BYTES + 4 * need.parameters + self.cache_bytes * 3 // 2
+        return held + max(running, writing)
+
+
+LEAN = Plan(window_px=1 << 19, cache_bytes=8 * MIB)
+
+
+def plan_run(budget: int | None, need: Need, at_once: int) -> Plan:
+    """The quickest plan that keeps to a budget.
+
+    Args:
+        budget: in bytes, for the whole process; None: no limit.
+        need: what the run's memory depends on.
+        at_once: most tiles to run at the same time.
 
     Raises:
-        InputError: says what would fit.
+        InputError: nothing fits; says what would.
     """
-    needed = needed_bytes(architecture, parameters, tile_size, size)
-    if needed <= budget:
-        return
+    if budget is None:
+        return Plan(at_once)
+    for tiles in range(at_once, 0, -1):
+        for plan in (Plan(tiles), replace(LEAN, at_once=tiles)):
+            if plan.bytes_for(need) <= budget:
+                return plan
+    needed = LEAN.bytes_for(need)
     fitting = [
         side
-        for side in range(128, tile_size, 4)
-        if needed_bytes(architecture, parameters, side, size) <= budget
+        for side in range(128, need.tile_size, 4)
+        if LEAN.bytes_for(replace(need, tile_size=side)) <= budget
     ]
     or_tiles = f", or --tile-size {fitting[-1]} (sees less context)" if fitting else ""
     raise InputError(
-        f"--memory {_text(budget)} is not enough: an image {size.width} pixels wide in tiles of "
-        f"{tile_size} takes about {_text(needed)}; give --memory {_text(needed)}{or_tiles}"
+        f"--memory {_text(budget)} is not enough: an image {need.width} pixels wide in tiles of "
+        f"{need.tile_size} takes about {_text(needed)}; give --memory {_text(needed)}{or_tiles}"
     )
 
 

@@ -32,8 +32,10 @@ MAY_IMPORT = {
     "preview": {"types"},
     "metrics": {"types"},
     "large": {"types", "io", "tiling", "refiners", "runtime"},
+    "large_labels": {"types", "io", "tiling", "segmenters", "runtime", "large"},
     "pipeline": {
         *("types", "io", "models", "refiners", "segmenters", "tiling", "preview", "large"),
+        "large_labels",
         "runtime",
     },
     "methods": {"types", "models", "refiners", "segmenters", "tiling", "pipeline"},
@@ -42,6 +44,7 @@ MAY_IMPORT = {
     "cli": {
         *("__init__", "types", "io", "models", "refiners", "train", "preview", "pipeline"),
         *("evaluation", "segmenters", "data", "large", "runtime", "methods"),
+        "large_labels",
     },
 }
 MODULES = sorted(ROOT.rglob("*.py"))

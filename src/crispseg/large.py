@@ -8,10 +8,8 @@ there.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 
 from crispseg.io import image_size, mask_size
 from crispseg.io.given import GivenMask
-from crispseg.io.journal import RunFolder, fingerprint, run_folder
+from crispseg.io.journal import RunFolder, check_unchanged, fingerprint, honest, run_folder
 from crispseg.io.outlines import Outlines, Region
 from crispseg.io.raster import Cache, GeoGrid, bands_of, without_nodata
 from crispseg.io.sinks import SINK_SUFFIXES, BandWriter, check_sink, open_sink
@@ -40,7 +38,7 @@ from crispseg.refiners.stream import (
 )
 from crispseg.runtime.memory import Need, give_back_at_once, plan_run
 from crispseg.tiling.resample import fitting_mask
-from crispseg.types import Box, InputError, Mask, Size
+from crispseg.types import Box, Mask, Size
 
 FORMAT = 2
 """Of the run folder; raised when an older one can no longer be gone on with."""
@@ -159,7 +157,10 @@ def refine_large(job: Job, refiner: CascadeRefiner, progress: Progress | None = 
     check_streamable(refiner)
     check_sink(job.output)
     give_back_at_once()
-    with _honest(job), RunFolder(job.output, _subject(job, refiner), restart=job.restart) as folder:
+    with (
+        honest(job.output),
+        RunFolder(job.output, _subject(job, refiner), restart=job.restart) as folder,
+    ):
         return _Run(job, refiner, folder.path, progress).run()
 
 
@@ -233,9 +234,7 @@ class _Run:
         return box.shift(self.context.y0, self.context.x0)
 
     def _check_inputs(self) -> None:
-        for path, before in self.inputs.items():
-            if fingerprint(path) != before:
-                raise InputError(f"{path}: has changed during the run; begin again with --restart")
+        check_unchanged(self.inputs)
 
     def _flat(self, scene: Scene) -> Iterator[Rows]:
         for box in bands_of(scene.size, self.plan.window_px):
@@ -367,23 +366,3 @@ def _subject(job: Job, refiner: CascadeRefiner) -> dict[str, Any]:
         "ROI": job.roi and (job.roi.y0, job.roi.x0, job.roi.y1, job.roi.x1),
         "kind of output": [job.output.suffix.lower(), job.binary],
     }
-
-
-@contextmanager
-def _honest(job: Job) -> Iterator[None]:
-    """Say what is left where a run ends early, and what to do."""
-    folder = run_folder(job.output)
-    try:
-        yield
-    except InputError as error:
-        if "--restart" in str(error) or not any(folder.rglob("*.strip")):
-            raise
-        raise InputError(
-            f"{error}; what is done is kept in {folder}, and the same command goes on from there"
-        ) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"{folder}: no space left on the disk; free some, and the same command goes on"
-        ) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from crispseg.io import (
     LABEL_SUFFIXES,
     array_file,
     check_output,
+    image_size,
     read_image,
     read_mask,
     write_image,
@@ -27,6 +29,12 @@ from crispseg.io import (
     write_mask,
 )
 from crispseg.large import Job, Summary, is_large, refine_large, summary_of
+from crispseg.large_labels import (
+    LabelSummary,
+    is_large_photo,
+    segment_large,
+    summary_of_labels,
+)
 from crispseg.models.weights import load_model
 from crispseg.models.zoo import DEFAULT_SEGMENTER
 from crispseg.preview import render_overlay
@@ -310,33 +318,41 @@ def segment_file(
     segmenter: NetworkSegmenter | None = None,
     probabilities: str | Path | None = None,
     overlay: str | Path | None = None,
+    restart: bool = False,
     progress: Progress | None = None,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-) -> Labels:
-    """Segment a photo from file to file; every output appears whole or not at all.
+    max_pixels: int | None = None,
+) -> LabelSummary:
+    """Segment from file to file, at any size; every output appears whole or not at all.
+
+    Photos that fit into memory are segmented there. Larger ones, rasters with a grid, Zarr and
+    whole slides are streamed (``crispseg.large_labels``), resumable by the same call.
 
     Args:
-        image: a photo; its EXIF orientation is applied.
+        image: a photo, whose EXIF orientation is applied, or anything ``io.sources`` opens.
         output: class numbers as 8- or 16-bit image or .npy (see ``crispseg.io.write_labels``).
         segmenter: from ``load_segmenter``; the default model if None.
-        probabilities: .npy of (classes, H, W) float32, filled as tiles are done.
-        overlay: picture of the photo in the colours of its classes, with their names.
+        probabilities: .npy of (classes, H, W) float32, filled as tiles are done; in memory only.
+        overlay: picture of the photo in the colours of its classes, with their names; in memory
+            only.
+        restart: throw away what an interrupted run has left.
         progress: called with (network runs done, network runs in all).
-        max_pixels: larger images are refused before they are decoded.
-
-    Returns:
-        (H, W) uint8 or uint16 class numbers.
+        max_pixels: refuse larger images before they are decoded; None: any size is streamed.
 
     Raises:
         InputError: files that cannot be read or written.
     """
+    image, output = Path(image), Path(output)
+    segmenter = segmenter or _cached_segmenter(DEFAULT_SEGMENTER)
+    if image.exists() and not (probabilities or overlay):
+        fits = max_pixels is None or image.is_dir() or prod(image_size(image)) <= max_pixels
+        if fits and is_large_photo(image, output, restart=restart):
+            return segment_large(image, output, segmenter, restart=restart, progress=progress)
     check_output(output, LABEL_SUFFIXES)
     if probabilities:
         check_output(probabilities, (".npy",))
     if overlay:
         check_output(overlay, IMAGE_SUFFIXES)
-    pixels = read_image(image, max_pixels=max_pixels)
-    segmenter = segmenter or _cached_segmenter(DEFAULT_SEGMENTER)
+    pixels = read_image(image, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
     size = pixels.shape[:2]
     labels = np.zeros(size, label_dtype(segmenter.num_classes))
     with ExitStack() as stack:
@@ -357,4 +373,4 @@ def segment_file(
         write_labels(output, labels, segmenter.colours)
     if overlay and picture is not None:
         write_image(overlay, picture)
-    return labels
+    return summary_of_labels(labels, segmenter.num_classes)

@@ -42,6 +42,13 @@ Guard = Annotated[
     bool, typer.Option(help="Keep the given mask where a change is not to be trusted.")
 ]
 MaxMegapixels = Annotated[float, typer.Option(help="Refuse larger images before decoding them.")]
+AnySize = Annotated[
+    float | None,
+    typer.Option(help="Refuse larger images before decoding them; without it, any size."),
+]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Throw away what an interrupted run has left.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object about the result.")]
 

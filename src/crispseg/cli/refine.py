@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from crispseg.cli.options import (
+    AnySize,
     AsJson,
     BatchSize,
     Device,
@@ -20,6 +21,7 @@ from crispseg.cli.options import (
     Mode,
     ModeOption,
     Quiet,
+    Restart,
     TileSize,
     Workers,
     check_different,
@@ -69,15 +71,8 @@ Confidence = Annotated[
 Preview = Annotated[
     Path | None, typer.Option(help="Picture of mask before, after and what changed.")
 ]
-AnySize = Annotated[
-    float | None,
-    typer.Option(help="Refuse larger images before decoding them; without it, any size."),
-]
 Memory = Annotated[
     str | None, typer.Option(help="Most the process may take, as in 2G; streams the image.")
-]
-Restart = Annotated[
-    bool, typer.Option("--restart", help="Throw away what an interrupted run has left.")
 ]
 Region = Annotated[
     Path | None, typer.Option(help="GeoJSON polygons: nothing outside is run or written.")

@@ -7,16 +7,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from crispseg.cli.options import (
-    DEFAULT_MEGAPIXELS,
+    AnySize,
     AsJson,
     BatchSize,
     Device,
-    MaxMegapixels,
     Quiet,
+    Restart,
     check_different,
     check_outputs,
     parse_limit,
@@ -27,7 +26,7 @@ from crispseg.models.zoo import DEFAULT_SEGMENTER
 from crispseg.types import InputError
 
 if TYPE_CHECKING:
-    from crispseg.segmenters.base import Labels
+    from crispseg.large_labels import LabelSummary
 
 
 Scales = Annotated[
@@ -47,7 +46,9 @@ TileSize = Annotated[
 
 
 def segment(
-    image: Annotated[Path, typer.Argument(help="Photo; its EXIF orientation is applied.")],
+    image: Annotated[
+        Path, typer.Argument(help="Photo, whose EXIF orientation is applied; raster; slide.")
+    ],
     output: Annotated[
         Path,
         typer.Option(
@@ -81,13 +82,14 @@ def segment(
     ] = None,
     device: Device = "auto",
     batch_size: BatchSize = 1,
-    max_megapixels: MaxMegapixels = DEFAULT_MEGAPIXELS,
+    max_megapixels: AnySize = None,
+    restart: Restart = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give every pixel of a photo a class."""
+    """Give every pixel of a photo, raster or slide of any size a class."""
     _check_files(output, probabilities, overlay, (image, Path(model)))
-    max_pixels = parse_limit(max_megapixels)
+    max_pixels = None if max_megapixels is None else parse_limit(max_megapixels)
 
     from crispseg.pipeline import segment_file  # noqa: PLC0415
     from crispseg.segmenters.load import load_segmenter  # noqa: PLC0415
@@ -105,16 +107,17 @@ def segment(
     )
     start = time.perf_counter()
     with progress_bar("segmenting", hidden=quiet) as progress:
-        labels = segment_file(
+        summary = segment_file(
             image,
             output,
             segmenter=segmenter,
             probabilities=probabilities,
             overlay=overlay,
+            restart=restart,
             progress=progress,
             max_pixels=max_pixels,
         )
-    report = describe(labels, segmenter.class_names)
+    report = describe(summary, segmenter.class_names)
     report |= {"output": str(output), "model": model, "device": segmenter.network.device}
     report |= {"seconds": round(time.perf_counter() - start, 2)}
     if as_json:
@@ -127,7 +130,7 @@ def _check_files(
     output: Path, probabilities: Path | None, overlay: Path | None, inputs: tuple[Path, Path]
 ) -> None:
     outputs = {"--output": output, "--probabilities": probabilities, "--overlay": overlay}
-    suffixes = LABEL_SUFFIXES, (".npy",), IMAGE_SUFFIXES
+    suffixes = (*LABEL_SUFFIXES, ".zarr"), (".npy",), IMAGE_SUFFIXES
     for (option, path), allowed in zip(outputs.items(), suffixes, strict=True):
         check_outputs({option: path}, allowed)
     check_different(outputs, inputs)
@@ -152,15 +155,15 @@ def parse_scales(text: str) -> tuple[float, ...]:
         ) from None
 
 
-def describe(labels: Labels, class_names: tuple[str, ...]) -> dict[str, Any]:
+def describe(summary: LabelSummary, class_names: tuple[str, ...]) -> dict[str, Any]:
     """Size, number of classes, and the share of each class that is there, largest first."""
-    counts = np.bincount(labels.ravel(), minlength=len(class_names))
-    order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+    counts = summary.pixels
+    order = sorted((i for i in range(len(counts)) if counts[i]), key=lambda i: -counts[i])
     return {
-        "height": labels.shape[0],
-        "width": labels.shape[1],
+        "height": summary.size.height,
+        "width": summary.size.width,
         "num_classes": len(class_names),
-        "classes": [{"id": i, "name": class_names[i], "pixels": int(counts[i])} for i in order],
+        "classes": [{"id": i, "name": class_names[i], "pixels": counts[i]} for i in order],
     }
 
 

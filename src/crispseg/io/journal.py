@@ -7,12 +7,14 @@ the same output is noticed and refused; nothing of two runs can ever mix.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -128,6 +130,37 @@ def fingerprint(path: StrPath) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     return {"name": root.name, "bytes": total, "sha256": digest.hexdigest()}
+
+
+def check_unchanged(before: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Make sure that files are what they were; file -> its fingerprint then.
+
+    Raises:
+        InputError: one has changed.
+    """
+    for path, known in before.items():
+        if fingerprint(path) != known:
+            raise InputError(f"{path}: has changed during the run; begin again with --restart")
+
+
+@contextmanager
+def honest(output: Path) -> Iterator[None]:
+    """Say what is left where the run that makes ``output`` ends early, and what to do."""
+    folder = run_folder(output)
+    try:
+        yield
+    except InputError as error:
+        if "--restart" in str(error) or not any(folder.rglob("*.strip")):
+            raise
+        raise InputError(
+            f"{error}; what is done is kept in {folder}, and the same command goes on from there"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise InputError(
+            f"{folder}: no space left on the disk; free some, and the same command goes on"
+        ) from None
 
 
 def _ends(path: Path, length: int) -> bytes:

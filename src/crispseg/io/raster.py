@@ -191,16 +191,20 @@ class RasterSink:
     Args:
         path: a file that may be overwritten.
         size: of the mask.
-        kind: "u1" or "f4".
+        kind: "u1", "u2" or "f4".
         grid: where it lies; None: nowhere.
+        labels: values are numbers of classes, which overviews must not average.
     """
 
-    def __init__(self, path: Path, size: Size, kind: str, grid: GeoGrid | None) -> None:
+    def __init__(
+        self, path: Path, size: Size, kind: str, grid: GeoGrid | None, *, labels: bool = False
+    ) -> None:
         needs_extra("rasterio", "geo", path)
         import rasterio  # noqa: PLC0415
 
         self._path = path
         self._size = size
+        self._labels = labels
         self._written: list[tuple[Box, int]] = []
         options: dict[str, Any] = {}
         if grid is not None:
@@ -246,7 +250,8 @@ class RasterSink:
             factors = overview_factors(self._size)
             if factors:
                 with rasterio.open(self._path, "r+") as file:
-                    file.build_overviews(factors, Resampling.average)
+                    way = Resampling.nearest if self._labels else Resampling.average
+                    file.build_overviews(factors, way)
             with rasterio.open(self._path) as file:
                 for box, checksum in self._written:
                     if zlib.crc32(file.read(1, window=_window(box)).tobytes()) != checksum:

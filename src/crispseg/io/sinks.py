@@ -39,15 +39,16 @@ class MaskSink(Protocol):
 
 @contextmanager
 def open_sink(
-    path: StrPath, size: Size, kind: str, grid: GeoGrid | None = None
+    path: StrPath, size: Size, kind: str, grid: GeoGrid | None = None, *, labels: bool = False
 ) -> Iterator[MaskSink]:
     """Give a sink for a mask; the file appears when the block ends without exception.
 
     Args:
         path: ends in one of SINK_SUFFIXES.
         size: of the mask.
-        kind: dtype, "u1" or "f4"; "?" and "f4" to .npy.
+        kind: dtype, "u1"; also "u2" and "f4" but to .png, and "?" to .npy.
         grid: for GeoTIFF.
+        labels: values are numbers of classes, for GeoTIFF.
 
     Raises:
         InputError: the file cannot be written.
@@ -63,7 +64,7 @@ def open_sink(
         elif suffix == ".npy":
             yield from _filled(NpySink(temporary, size, kind))
         else:
-            yield from _filled(RasterSink(temporary, size, kind, grid))
+            yield from _filled(RasterSink(temporary, size, kind, grid, labels=labels))
 
 
 def check_sink(path: StrPath, size: Size | None = None) -> None:

@@ -239,7 +239,7 @@ class StreamedCascade:
 
         def flat(box: Box) -> dict[str, float] | None:
             values = self._settled(coarse, size, box)
-            value = values and values["final"]
+            value = None if values is None else values["final"]
             if value is None and not self.exact:
                 value = settled(coarse.around(size, box), self.scene.given(box), self._sure)
             return None if value is None else {"value": full * value, "change": 0}

@@ -45,6 +45,7 @@ class NetworkSegmenter:
         colours: RGB of each class; none if there are no usual ones.
         network: what is asked.
         inference: how the network looks at an image.
+        batch_size: most tiles in one call of the network.
 
     Args:
         network: see ``TileNetwork``.
@@ -66,7 +67,7 @@ class NetworkSegmenter:
         self.inference = inference or Inference()
         self.num_classes, self.class_names = network.num_classes, network.class_names
         self.colours = network.colours
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         tile, largest = self.inference.tile_size, network.largest_tile
         if largest is not None and (tile is None or tile > largest):
             raise InputError(
@@ -125,11 +126,11 @@ class NetworkSegmenter:
         image = check_image(image)
         turned = image.shape[1] > image.shape[0]
         if not turned:
-            self._run_rows(image, self._predict, write, progress)
+            self._run_rows(image, self.predict, write, progress)
             return
 
         def predict(tiles: Sequence[Image]) -> list[Values]:
-            answers = self._predict([tile.swapaxes(0, 1) for tile in tiles])
+            answers = self.predict([tile.swapaxes(0, 1) for tile in tiles])
             return [values.swapaxes(1, 2) for values in answers]
 
         def write_back(box: Box, values: Values) -> None:
@@ -153,7 +154,7 @@ class NetworkSegmenter:
                 lambda boxes: predict([image[box.slices] for box in boxes]),
                 CellMerger(plans[0].tiles, write),
                 selected=[True] * len(plans[0].tiles),
-                batch_size=self._batch_size,
+                batch_size=self.batch_size,
                 on_tile=count,
             )
             return
@@ -163,7 +164,7 @@ class NetworkSegmenter:
                 self.num_classes,
                 ScaledImage(image, plan.size).tile,
                 predict,
-                self._batch_size,
+                self.batch_size,
                 count,
             )
             for plan in plans
@@ -181,7 +182,7 @@ class NetworkSegmenter:
         tiles = plan_tiles(size, way.tile_size or max(size), way.overlap)
         return TilePlan(size, tiles, way.margin_px, way.ramp_px)
 
-    def _predict(self, tiles: Sequence[Image]) -> list[Values]:
+    def predict(self, tiles: Sequence[Image]) -> list[Values]:
         """Probabilities of tiles of one size; padding and mirror images are dealt with here."""
         height, width = tiles[0].shape[:2]
         y, x = 0, 0

@@ -12,8 +12,9 @@ that was killed goes on with what it finds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +39,15 @@ class Grid:
         tile_size: side of a tile.
         overlap_px: what neighbours share at least.
         margin_px: outer pixels of a tile that count nothing.
+        ramp_px: pixels over which its weight then rises; None: the rest of the overlap,
+            up to the neighbour's margin.
     """
 
     size: Size
     tile_size: int
     overlap_px: int
     margin_px: int
+    ramp_px: int | None = None
     tops: Sequence[int] = field(init=False)
     lefts: Sequence[int] = field(init=False)
 
@@ -75,7 +79,7 @@ class Grid:
     def weights(self, place: Place, box: Box) -> NDArray[np.int64]:
         """(h, w) integer weights of a tile in ``box``, which lies inside it."""
         tile = self.tile(place)
-        ramp_px = self.overlap_px - 2 * self.margin_px
+        ramp_px = self.overlap_px - 2 * self.margin_px if self.ramp_px is None else self.ramp_px
         rows = axis_weights(
             tile.y0, tile.y1, self.size.height, margin_px=self.margin_px, ramp_px=ramp_px
         )
@@ -121,7 +125,7 @@ class TileStream:
             first = self.grid.block((row, 0))
             above = {_place_in(name): name for name in store.extras()}
             with store.begin(first.y0, first.y1) as strip:
-                self._strip(row, strip, lambda place, above=above: _kept(store, above.get(place)))
+                self._strip(row, strip, partial(_carried, store, above))
             yield first.y1
 
     def _strip(
@@ -210,8 +214,11 @@ def _place_in(name: str) -> Place:
     return int(row), int(column)
 
 
-def _kept(store: StripStore, name: str | None) -> tuple[Box, Values] | None:
-    """What a strip keeps of a tile for the next one."""
+def _carried(
+    store: StripStore, above: Mapping[Place, str], place: Place
+) -> tuple[Box, Values] | None:
+    """What the last strip keeps of a tile for the next one."""
+    name = above.get(place)
     if name is None:
         return None
     box = Box(*(int(n) for n in name.split(",")[2:]))

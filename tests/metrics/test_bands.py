@@ -49,22 +49,22 @@ def test_rows_reach_as_far_as_those_of_opencvs_ellipse(radius) -> None:
 
 @pytest.mark.parametrize("radius", [1, 2, 3, 7, 8, 9, 23])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 90), (90, 1), (40, 71), (300, 64), (129, 203)])
-@pytest.mark.parametrize("strip_bytes", [0, 1 << 15])
+@pytest.mark.parametrize("strip_pixels", [0, 1 << 18])
 def test_a_band_is_the_union_of_the_bands_of_all_classes(
-    shape, radius, strip_bytes, monkeypatch
+    shape, radius, strip_pixels, monkeypatch
 ) -> None:
-    monkeypatch.setattr(bands, "STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr(bands, "STRIP_PIXELS", strip_pixels)
     truth = label_map(radius, shape)
     np.testing.assert_array_equal(boundary_band(truth, radius), bands_of_classes(truth, radius))
 
 
 def test_far_apart_strips_are_found_and_nothing_else(monkeypatch) -> None:
-    monkeypatch.setattr(bands, "STRIP_BYTES", 0)
+    monkeypatch.setattr(bands, "STRIP_PIXELS", 0)
     truth = np.zeros((900, 900), bool)
     truth[5, 3] = truth[640, 898] = True
     strips = list(find_bands(truth, [4]))
     assert [strip.rows.start for strip in strips] == [0, 512, 640]
-    assert all(strip.columns.stop - strip.columns.start <= 64 for strip in strips)
+    assert all(strip.columns.stop - strip.columns.start <= 128 for strip in strips)
     band = cv2.morphologyEx(truth.astype(np.uint8), cv2.MORPH_GRADIENT, element(4)) > 0
     np.testing.assert_array_equal(boundary_band(truth, 4), band)
     assert not list(find_bands(np.ones((300, 300), bool), [1, 9]))

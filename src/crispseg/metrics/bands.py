@@ -1,4 +1,4 @@
-"""Bands along the edges of masks and label maps, eight pixels to a byte. NumPy only.
+"""Bands along the edges of masks and label maps, 64 pixels to a word. NumPy only.
 
 A pixel belongs to the band of radius r if the ellipse of 2 r + 1 around it holds two different
 values: there OpenCV's morphological gradient with ``MORPH_ELLIPSE`` is not 0, for a label map the
@@ -8,12 +8,17 @@ gives the same ones: the ellipse holds two values exactly if it holds two neighb
 right or above and below, that differ, because a staircase within it joins any two of its pixels.
 So the few places where neighbours differ are spread over all pixels that see both of them, row by
 row, in words of bits.
+
+Pixel x is bit x % 64 of word x // 64. Before the words of each row lie a few empty ones, its
+margin, so that rows behind one another can be moved sideways as one long row of bits: what leaves
+a row does not come as far as the next.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,9 +26,10 @@ from numpy.typing import NDArray
 
 from crispseg.types import InputError
 
-Bits = NDArray[np.uint8]
-STRIP_ROWS, STRIP_BYTES = 128, 1 << 15  # the least of a strip: what stays in the cache
-WORD_BYTES = 8
+Words = NDArray[np.uint64]
+WORD_PX = 64
+ONE, LAST = np.uint64(1), np.uint64(WORD_PX - 1)
+STRIP_ROWS, STRIP_PIXELS = 128, 1 << 18  # the least of a strip: what stays in the cache
 
 
 class Strip(NamedTuple):
@@ -31,14 +37,16 @@ class Strip(NamedTuple):
 
     Attributes:
         rows: of the image.
-        columns: of the image; begins at a multiple of 8.
-        bands: (radii, rows, bytes) uint8, contiguous, a whole number of 8-byte words in a row;
-            the highest bit of a byte is its leftmost pixel, bits beyond the columns are 0.
+        columns: of the image; begins at a multiple of 64.
+        bands: (radii, rows, margin + words) uint64, contiguous; bits of the margin, and those
+            beyond the columns, mean nothing.
+        margin: number of words.
     """
 
     rows: slice
     columns: slice
-    bands: Bits
+    bands: Words
+    margin: int
 
 
 class BandCounts(NamedTuple):
@@ -72,9 +80,10 @@ def boundary_band(truth: NDArray[Any], radius: int) -> NDArray[np.bool_]:
         (H, W) bool.
     """
     band = np.zeros(truth.shape, np.bool_)
-    for strip in find_bands(truth, [radius]):
-        width = strip.columns.stop - strip.columns.start
-        band[strip.rows, strip.columns] = np.unpackbits(strip.bands[0], axis=1, count=width)
+    for rows, columns, (found,), margin in find_bands(truth, [radius]):
+        octets = found[:, margin:].astype("<u8").view(np.uint8)
+        width = columns.stop - columns.start
+        band[rows, columns] = np.unpackbits(octets, axis=1, count=width, bitorder="little")
     return band
 
 
@@ -99,16 +108,16 @@ def count_bands(
     for mask in masks:
         if mask.shape != truth.shape:
             raise InputError(f"the mask is {mask.shape} but the truth is {truth.shape}")
-    each, place = np.unique(radii, return_inverse=True)
+    each = sorted(set(radii))
+    place = [each.index(radius) for radius in radii]
     pixels = np.zeros(len(each), np.int64)
     right = np.zeros((len(masks), len(each)), np.int64)
-    for rows, columns, bands in find_bands(truth, each.tolist()):
+    for rows, columns, bands, margin in find_bands(truth, each):
         part = truth[rows, columns]
-        if void is not None:
-            np.bitwise_and(bands, _pack(np.not_equal(part, void), bands.shape[2]), out=bands)
+        np.bitwise_and(bands, _valid_words(part, void, margin, bands.shape[2]), out=bands)
         pixels += _count(bands)
         for number, mask in enumerate(masks):
-            wrong = _pack(_differ(mask[rows, columns], part), bands.shape[2])
+            wrong = _pack(mask[rows, columns], part, margin, bands.shape[2])
             right[number] -= _count(bands & wrong)
     return BandCounts(pixels[place], (right + pixels)[:, place])
 
@@ -123,79 +132,91 @@ def find_bands(truth: NDArray[Any], radii: Sequence[int]) -> Iterator[Strip]:
     if min(radii) < 1:
         raise InputError(f"a band's radius must be 1 or more, not {min(radii)}")
     largest = max(radii)
+    margin = -(-largest // WORD_PX)
     height, width = truth.shape
-    across, down = _steps(truth)
-    row_used = _dilated(np.any(across | down, axis=1), largest)
+    planes = _steps(truth, largest, margin)
     strip_rows = _strip_rows(width)
     for y0 in range(0, height, strip_rows):
         y1 = min(y0 + strip_rows, height)
-        if not row_used[y0:y1].any():
+        halo = slice(y0, y1 + 2 * largest)  # the planes begin ``largest`` rows above the image
+        used = np.flatnonzero(np.bitwise_or.reduce(planes[:, halo], axis=(0, 1)))
+        if not used.size:
             continue
-        halo = slice(max(y0 - largest, 0), min(y1 + largest, height))
-        used = np.flatnonzero(np.any(across[halo] | down[halo], axis=0))
-        reach = largest // 8 + 1
-        first = max(int(used[0]) - reach, 0)
-        last = min(int(used[-1]) + reach + 1, across.shape[1])
-        last += -(last - first) % WORD_BYTES
-        near_across, near_down = (
-            _cut(step, y0, y1, first, last, largest) for step in (across, down)
-        )
-        bands = _spread(near_across, near_down, radii, y1 - y0)
-        inside = np.arange(8 * first, 8 * last) < width
-        bands &= np.packbits(inside)
-        yield Strip(slice(y0, y1), slice(8 * first, min(8 * last, width)), bands)
+        first = max(int(used[0]) - margin, margin)
+        last = min(int(used[-1]) + margin + 1, planes.shape[2])
+        x0, x1 = (WORD_PX * (word - margin) for word in (first, last))
+        bands = _spread(np.ascontiguousarray(planes[:, halo, first - margin : last]), radii)
+        yield Strip(slice(y0, y1), slice(x0, min(x1, width)), bands, margin)
 
 
 def _strip_rows(width: int) -> int:
-    return max(STRIP_ROWS, STRIP_BYTES * 8 // max(width, 1))
+    return max(STRIP_ROWS, STRIP_PIXELS // max(width, 1))
 
 
-def _steps(truth: NDArray[Any]) -> tuple[Bits, Bits]:
-    """Where a pixel differs from its right neighbour, and from the one below: (H, bytes)."""
+def _steps(truth: NDArray[Any], above: int, margin: int) -> Words:
+    """Where a pixel differs from its right neighbour, and from the one below.
+
+    Returns:
+        (2, above + H + above, margin + words); empty in the margin and outside the image.
+    """
     height, width = truth.shape
-    across, down = np.zeros((2, height, -(-width // 8)), np.uint8)
+    words = margin - (-width // WORD_PX)
+    planes = np.zeros((2, height + 2 * above, words), np.uint64)
     strip_rows = _strip_rows(width)
     for y0 in range(0, height, strip_rows):
-        y1 = min(y0 + strip_rows, height)
-        part = truth[y0 : y1 + 1]
-        packed = np.packbits(_differ(part[: y1 - y0, 1:], part[: y1 - y0, :-1]), axis=1)
-        across[y0:y1, : packed.shape[1]] = packed
-        packed = np.packbits(_differ(part[1:], part[:-1]), axis=1)
-        down[y0 : y0 + len(packed)] = packed
-    return across, down
+        part = truth[y0 : y0 + strip_rows + 1]
+        rows = part[:strip_rows]
+        packed = _pack(rows[:, 1:], rows[:, :-1], margin, words)
+        planes[0, above + y0 : above + y0 + len(packed)] = packed
+        packed = _pack(part[1:], part[:-1], margin, words)
+        planes[1, above + y0 : above + y0 + len(packed)] = packed
+    return planes
 
 
-def _spread(across: Bits, down: Bits, radii: Sequence[int], rows: int) -> Bits:
-    """Bands of the rows in the middle of two pieces with a margin of the largest radius.
+def _spread(steps: Words, radii: Sequence[int]) -> Words:
+    """Bands of the rows in the middle of two planes with a margin of the largest radius.
 
-    A pixel of row y sees the pair (x, x + 1) of row y + dy if both lie within the reach of that
-    row of its ellipse, and the pair of rows y + dy and y + dy + 1 if x lies within the shorter
-    reach of both. ``wide`` and ``tall`` hold the pairs, spread over one reach after the other.
+    ``seen`` holds the pairs of each plane, spread over one reach after the other.
+
+    Returns:
+        (radii, rows, margin + words); bits of the margin mean nothing.
     """
     largest = max(radii)
-    side = largest // 8 + 1
-    by_reach: dict[int, list[tuple[int, int, bool]]] = {}
+    rows = steps.shape[1] - 2 * largest
+    seen = steps
+    bands = np.zeros((len(radii), rows, steps.shape[2]), np.uint64)
+    for reach_px, sights in enumerate(_sights(tuple(radii))):
+        if reach_px == 1:
+            seen = _to_both_sides(steps)
+            seen[1] |= steps[1]
+            seen[0] = steps[0] | _moved_right(steps[0])
+        elif reach_px:  # what was spread already is so wide that both copies cover it
+            seen = _to_both_sides(seen)
+        for number, dy, plane in sights:
+            bands[number] |= seen[plane, largest + dy : largest + dy + rows]
+    return bands
+
+
+@lru_cache(maxsize=64)
+def _sights(radii: tuple[int, ...]) -> list[list[tuple[int, int, int]]]:
+    """Of each reach 0 .. max(radii): which radius sees how far below which plane's pairs.
+
+    A pixel of row y sees the pair (x, x + 1) of row y + dy (plane 0) if both lie within the reach
+    of that row of its ellipse, and the pair of rows y + dy and y + dy + 1 (plane 1) if x lies
+    within the shorter reach of both.
+
+    Returns:
+        For each reach a list of (index of the radius, dy, plane).
+    """
+    sights: list[list[tuple[int, int, int]]] = [[] for _ in range(max(radii) + 1)]
     for number, radius in enumerate(radii):
         reach = ellipse_reach(radius)
         for dy in range(-radius, radius + 1):
-            by_reach.setdefault(reach[abs(dy)], []).append((number, dy, True))
+            if reach[abs(dy)]:  # a reach of 0 holds no two pixels beside each other
+                sights[reach[abs(dy)]].append((number, dy, 0))
             if dy < radius:
-                shorter = reach[max(abs(dy), abs(dy + 1))]
-                by_reach.setdefault(shorter, []).append((number, dy, False))
-    wide_shifts, tall_shifts = _Shifts(across, side), _Shifts(down, side)
-    tall = tall_shifts.by(0).copy()
-    wide = np.zeros_like(tall)
-    bands = np.zeros((len(radii), rows, tall.shape[1]), np.uint8)
-    for reach_px in range(largest + 1):
-        if reach_px:
-            wide |= wide_shifts.by(reach_px)
-            wide |= wide_shifts.by(1 - reach_px)
-            tall |= tall_shifts.by(reach_px)
-            tall |= tall_shifts.by(-reach_px)
-        for number, dy, is_wide in by_reach.get(reach_px, ()):
-            source = wide if is_wide else tall
-            bands[number] |= source[largest + dy : largest + dy + rows]
-    return bands
+                sights[reach[max(abs(dy), abs(dy + 1))]].append((number, dy, 1))
+    return sights
 
 
 def ellipse_reach(radius: int) -> list[int]:
@@ -204,62 +225,47 @@ def ellipse_reach(radius: int) -> list[int]:
     return [round(radius * math.sqrt(square * (1 / radius**2))) for square in squares]
 
 
-class _Shifts:
-    """Rows of bits moved sideways by any number of pixels.
-
-    Args:
-        bits: (rows, bytes + 2 * side), what lies at the sides counts as well.
-        side: bytes that the result has less at each side.
-    """
-
-    def __init__(self, bits: Bits, side: int) -> None:
-        self.side = side
-        self.moved = {0: bits}
-
-    def by(self, pixels: int) -> Bits:
-        """Moved to the right, or to the left where negative."""
-        whole, rest = divmod(pixels, 8)
-        bits = self.moved[0]
-        if rest not in self.moved:
-            self.moved[rest] = bits >> np.uint8(rest)
-            self.moved[rest][:, 1:] |= bits[:, :-1] << np.uint8(8 - rest)
-        begin = self.side - whole
-        return self.moved[rest][:, begin : begin + bits.shape[1] - 2 * self.side]
+def _moved_right(rows: Words) -> Words:
+    """Every bit one pixel further to the right."""
+    bits = rows.reshape(-1)
+    out = bits << ONE
+    out[1:] |= bits[:-1] >> LAST
+    return out.reshape(rows.shape)
 
 
-def _cut(bits: Bits, y0: int, y1: int, first: int, last: int, margin: int) -> Bits:
-    """Rows y0 - margin .. y1 + margin, bytes first .. last with room at the sides; 0 outside."""
-    side = margin // 8 + 1
-    out = np.zeros((y1 - y0 + 2 * margin, last - first + 2 * side), np.uint8)
-    top, bottom = max(y0 - margin, 0), min(y1 + margin, len(bits))
-    left, right = max(first - side, 0), min(last + side, bits.shape[1])
-    out[top - y0 + margin : bottom - y0 + margin, left - first + side : right - first + side] = (
-        bits[top:bottom, left:right]
-    )
-    return out
+def _to_both_sides(rows: Words) -> Words:
+    """Every bit twice, one pixel further to the left and to the right."""
+    bits = rows.reshape(-1)
+    out = bits << ONE
+    moved = bits >> ONE
+    out |= moved
+    np.right_shift(bits[:-1], LAST, out=moved[1:])
+    out[1:] |= moved[1:]
+    np.left_shift(bits[1:], LAST, out=moved[:-1])
+    out[:-1] |= moved[:-1]
+    return out.reshape(rows.shape)
 
 
-def _differ(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
-    if one.dtype == np.bool_ == other.dtype:  # bytes are compared faster than bools
-        one, other = one.view(np.uint8), other.view(np.uint8)
-    return np.asarray(np.not_equal(one, other))
+def _pack(one: NDArray[Any], other: NDArray[Any] | int, margin: int, words: int) -> Words:
+    """Where (h, w) values differ, as (h, words), of which the first ``margin`` are empty."""
+    if isinstance(other, np.ndarray) and one.dtype == np.bool_ == other.dtype:
+        one, other = one.view(np.uint8), other.view(np.uint8)  # bytes are compared faster
+    height, width = one.shape
+    begin = WORD_PX * margin
+    flags = np.zeros((height, WORD_PX * words), np.bool_)
+    np.not_equal(one, other, out=flags[:, begin : begin + width])
+    octets = np.packbits(flags.reshape(-1), bitorder="little")
+    return octets.view("<u8").astype(np.uint64, copy=False).reshape(height, words)
 
 
-def _pack(flags: NDArray[np.bool_], length: int) -> Bits:
-    """(h, w) bool -> (h, length) bytes."""
-    out = np.zeros((len(flags), length), np.uint8)
-    packed = np.packbits(flags, axis=1)
-    out[:, : packed.shape[1]] = packed
-    return out
+def _valid_words(part: NDArray[Any], void: int | None, margin: int, words: int) -> Words:
+    """Pixels of the image that are not void, as ``_pack`` has them; without void one row."""
+    if void is not None:
+        return _pack(part, void, margin, words)
+    return _pack(np.ones((1, part.shape[1]), np.uint8), 0, margin, words)
 
 
-def _count(bands: Bits) -> NDArray[np.int64]:
-    """(n, rows, bytes) -> (n,) numbers of pixels."""
-    ones = np.bitwise_count(bands.reshape(len(bands), -1).view(np.uint64))
+def _count(bands: Words) -> NDArray[np.int64]:
+    """(n, rows, words) -> (n,) numbers of pixels."""
+    ones = np.bitwise_count(bands.reshape(len(bands), -1))
     return np.asarray(ones.sum(axis=1, dtype=np.int64))
-
-
-def _dilated(flags: NDArray[np.bool_], margin: int) -> NDArray[np.bool_]:
-    """Whether one of the ``margin`` flags before or behind is set, or the one itself."""
-    near = np.convolve(flags, np.ones(2 * margin + 1, np.int32))
-    return np.asarray(near[margin : margin + len(flags)] > 0)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from crispseg.types import InputError
 
 BLOCK_PIXELS = 1 << 18  # so that the block's pairs stay in the processor's cache
-LEAST_RUN = 8  # pixels on average; below, runs are not worth finding
+LEAST_RUN = 16  # pixels on average; below, runs are not worth finding
 
 
 class ConfusionMatrix:
@@ -53,26 +53,11 @@ class ConfusionMatrix:
         """
         _check_pair(prediction, truth)
         predicted, true = prediction.reshape(-1), truth.reshape(-1)
-        if prediction.dtype == np.uint8 == truth.dtype:
-            self.counts += self._keep_classes(_count_bytes(predicted, true))
-            return
-        found = np.zeros(self.num_classes**2, np.int64)
+        found = np.zeros_like(self.counts)
         for start in range(0, true.size, BLOCK_PIXELS):
             block = slice(start, start + BLOCK_PIXELS)
             found += self._count(predicted[block], true[block])
-        self.counts += found.reshape(self.counts.shape)
-
-    def _keep_classes(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(256, 256) pairs of any values without those of void; an error if others are left."""
-        if 0 <= self.ignore_index <= 255:
-            pairs[self.ignore_index] = 0
-        for name, counts in (("truth", pairs.sum(axis=1)), ("prediction", pairs.sum(axis=0))):
-            if len(wrong := np.flatnonzero(counts[self.num_classes :])):
-                raise self._no_class(name, self.num_classes + int(wrong[-1]))
-        kept = np.zeros_like(self.counts)
-        inside = min(self.num_classes, 256)
-        kept[:inside, :inside] = pairs[:inside, :inside]
-        return kept
+        self.counts += found
 
     def _no_class(self, name: str, label: int) -> InputError:
         return InputError(
@@ -81,18 +66,45 @@ class ConfusionMatrix:
         )
 
     def _count(self, prediction: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.int64]:
-        """Pairs of a block, coded as truth * num_classes + prediction."""
+        """Counts of a block of pixels; of its runs of equal pairs, where they are long."""
+        lengths = None
+        if (ends := _run_ends(prediction, truth)) is not None:
+            lengths = ends.copy()
+            lengths[1:] -= ends[:-1]
+            lengths[0] += 1
+            prediction, truth = prediction[ends], truth[ends]
+        elif prediction.dtype == np.uint8 == truth.dtype:
+            return self._count_bytes(prediction, truth)
         valid = truth != self.ignore_index
         if not valid.all():
             prediction, truth = prediction[valid], truth[valid]
-        if truth.size == 0:
-            return np.zeros(self.num_classes**2, np.int64)
+            lengths = None if lengths is None else lengths[valid]
         for name, labels in (("truth", truth), ("prediction", prediction)):
-            low, high = int(labels.min()), int(labels.max())
+            low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
             if low < 0 or high >= self.num_classes:
                 raise self._no_class(name, low if low < 0 else high)
         pairs = truth.astype(np.int64) * self.num_classes + prediction
-        return np.bincount(pairs, minlength=self.num_classes**2)
+        found = np.bincount(pairs, lengths, self.num_classes**2)  # weights: exact in float64
+        return found.astype(np.int64, copy=False).reshape(self.counts.shape)
+
+    def _count_bytes(
+        self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """Counts of a block by a table of all pairs of bytes: void need not be taken out first."""
+        pairs = truth.astype(np.uint16)
+        pairs <<= 8
+        pairs |= prediction
+        table = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
+        if 0 <= self.ignore_index <= 255:
+            table[self.ignore_index] = 0
+        inside = min(self.num_classes, 256)
+        if int(table[:inside, :inside].sum()) < int(table.sum()):
+            for name, counts in (("truth", table.sum(axis=1)), ("prediction", table.sum(axis=0))):
+                if len(wrong := np.flatnonzero(counts[inside:])):
+                    raise self._no_class(name, inside + int(wrong[-1]))
+        found = np.zeros_like(self.counts)
+        found[:inside, :inside] = table[:inside, :inside]
+        return found
 
     def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
         """The matrix of both parts of the data.
@@ -147,21 +159,17 @@ def sum_of(matrices: Sequence[ConfusionMatrix]) -> ConfusionMatrix:
     return total
 
 
-def _count_bytes(prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """(256, 256) numbers of (truth, prediction); runs of equal pairs at once, if there are."""
-    found = np.zeros(1 << 16, np.int64)
-    for start in range(0, truth.size, BLOCK_PIXELS):
-        block = slice(start, start + BLOCK_PIXELS)
-        pairs = truth[block].astype(np.uint16)
-        pairs <<= 8
-        pairs |= prediction[block]
-        ends = np.flatnonzero(pairs[1:] != pairs[:-1])
-        if len(ends) > pairs.size // LEAST_RUN:
-            found += np.bincount(pairs, minlength=found.size)
-            continue
-        ends = np.append(ends, pairs.size - 1)
-        np.add.at(found, pairs[ends], np.diff(ends, prepend=-1))
-    return found.reshape(256, 256)
+def _run_ends(prediction: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.intp] | None:
+    """The last pixel of each run of equal pairs; None if the runs are too short to be of use."""
+    changed = prediction[1:] != prediction[:-1]
+    changed |= truth[1:] != truth[:-1]
+    runs = 1 + int(np.count_nonzero(changed))
+    if runs * LEAST_RUN > truth.size:
+        return None
+    ends = np.empty(runs, np.intp)
+    ends[:-1] = np.flatnonzero(changed)
+    ends[-1] = truth.size - 1
+    return ends
 
 
 def _check_pair(prediction: NDArray[Any], truth: NDArray[Any]) -> None:

@@ -264,6 +264,3 @@ def test_objects_are_refined(work, monkeypatch, capsys) -> None:
     assert measure("--json", "--refiner", "x") == 0
     classes = json.loads(capsys.readouterr().out)["summary"]["classes"]
     assert [one["accuracy"] for one in classes] == [1, 0]
-    Path("data/classes.txt").write_text("ground\nobject\nother", encoding="utf-8")
-    assert measure("--refiner", "x") == 2
-    assert "--refiner refines one object" in capsys.readouterr().err

@@ -86,6 +86,12 @@ def test_big(tmp_path: Path) -> None:
     assert (pair.image.name, pair.mask.name) == ("2007_dog_0_im.jpg", "2007_dog_0_gt.png")
 
 
+def test_relabelled_pascal_has_photos_as_png(tmp_path: Path) -> None:
+    touch(*(tmp_path / f"2007_000033_01_{end}.png" for end in ("im", "gt", "seg")))
+    (pair,) = find_pairs(tmp_path)
+    assert (pair.image.name, pair.mask.name) == ("2007_000033_01_im.png", "2007_000033_01_gt.png")
+
+
 def test_suffixes_in_any_case(tmp_path: Path) -> None:
     touch(tmp_path / "side" / "a.JPG", tmp_path / "side" / "a.PNG")
     touch(tmp_path / "big" / "b_im.Jpeg", tmp_path / "big" / "b_gt.Png")

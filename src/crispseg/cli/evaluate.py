@@ -20,15 +20,17 @@ from crispseg.cli.evaluate_results import (
     write_outputs,
 )
 from crispseg.cli.evaluate_results import as_json as to_json
-from crispseg.cli.options import Device, Fast, Guard, Mode, ModeOption, TileSize, progress_bar
+from crispseg.cli.options import Device, Fast, Guard, Mode, ModeOption, progress_bar
+from crispseg.cli.refine_method import Method, RefinementOption, SegmenterOption
+from crispseg.cli.segment import parse_scales
 from crispseg.io import IMAGE_SUFFIXES, check_output, write_image
 from crispseg.types import InputError
 
 if TYPE_CHECKING:
     from crispseg.evaluation.cases import Case, Skip
     from crispseg.evaluation.journal import Journal
+    from crispseg.evaluation.run import MaskRefiner
     from crispseg.evaluation.scores import Row
-    from crispseg.refiners.cascade import CascadeRefiner
 
 
 def evaluate(
@@ -44,6 +46,12 @@ def evaluate(
     classes: opts.Classes = None,
     predictions: opts.Predictions = None,
     refiner: opts.Refiner = None,
+    method: opts.MethodOption = None,
+    segmenter: SegmenterOption = None,
+    refinement: RefinementOption = None,
+    scales: opts.Scales = None,
+    flip: opts.Flip = False,
+    output_stride: opts.OutputStride = None,
     output: opts.Output = None,
     sheet: opts.Sheet = None,
     report: opts.Page = None,
@@ -56,7 +64,7 @@ def evaluate(
     limit: opts.Limit = None,
     skip_bad: opts.SkipBad = False,
     fast: Fast = False,
-    tile_size: TileSize = 900,
+    tile_size: opts.TileSize = None,
     mode: ModeOption = Mode.default,
     guard: Guard = True,
     device: Device = "auto",
@@ -70,46 +78,69 @@ def evaluate(
     a_gt.png in one. Prints IoU, mean boundary accuracy (mBA) and Boundary IoU, before and after;
     of label maps (--dataset, --labels) IoU and accuracy of every class.
     """
-    outputs = Outputs(title, report, pictures, latex, layout, also or (), against)
-    outputs.check()
-    options = {
-        "tile_size": tile_size,
-        "mode": mode.value,
-        "fast": fast,
-        "device": device,
-        "guard": guard,
-    }
+    outputs = Outputs(title, report, pictures, latex, layout, also or (), against).check()
+    way: dict[str, Any] = {"mode": mode.value, "fast": fast, "device": device, "guard": guard}
+    looks: dict[str, Any] = {"scales": parse_scales(scales) if scales else None}
+    looks |= {"flip": flip or None, "output_stride": output_stride}
     shown: dict[str, str] = {}
     if dataset or labels:
-        task = LabelTask(dataset, root, split, labels, classes, images, predictions)
+        inference = {**looks, "tile_size": tile_size if model else None, "device": device}
+        way |= {"tile_size": None if model else tile_size}
+        task = LabelTask(
+            *(dataset, root, split, labels, classes, images, predictions, model, inference),
+            *(refiner, method.value if method else None, segmenter, refinement, way),
+        )
         task.check(used=(coarse, truth, refined, sheet), skip_bad=skip_bad)
-        found, shown = task.run(model, refiner, options, output, limit, outputs, quiet=quiet)
+        found, shown = task.run(output, limit, outputs, quiet=quiet)
     elif images is None:
         raise InputError("say what to measure: IMAGES, --dataset or --labels; --help tells how")
     elif images.suffix.lower() == ".json":
         found = read_results(images)
     else:
-        if refined and (model or fast or mode != Mode.default):
-            raise InputError("--refined measures masks as they are: no --model, --fast or --mode")
+        labels_only = [refiner, segmenter, refinement, predictions, root, classes]
+        networks = [model, method, fast, mode != Mode.default] if refined else []
+        _check_mask_options([*labels_only, *looks.values()], networks, method)
         folders = _folders(images, coarse, truth, refined)
         cases, skips = _cases(folders, limit, skip_bad=skip_bad)
         _check_outputs(output, sheet, folders, cases)
-        network = None if refined else _load(model, options)
-        found, rows = _run(folders, cases, skips, network, output, skip_bad=skip_bad, quiet=quiet)
-        if sheet:
-            from crispseg.evaluation.run import choose, draw  # noqa: PLC0415
-
-            write_image(sheet, draw(choose(rows), cases, network, output))
-        if report:
-            from crispseg.evaluation.run import outlined  # noqa: PLC0415
-
-            shown = outlined(rows, cases, output, pictures)
+        network = None if refined else _load(model, method, way | {"tile_size": tile_size})
+        found, rows = _run(
+            folders, cases, skips, network, method, output, skip_bad=skip_bad, quiet=quiet
+        )
+        shown = _pictures(rows, cases, network, output, sheet, pictures if report else 0)
     differences, heading = differences_of(found, outputs)
     write_outputs(found, outputs, differences, heading, shown)
-    if as_json:
-        typer.echo(to_json(found, differences))
-    else:
-        typer.echo(print_results(found, differences, heading, all_rows=all_rows))
+    table = print_results(found, differences, heading, all_rows=all_rows)
+    typer.echo(to_json(found, differences) if as_json else table)
+
+
+def _check_mask_options(
+    labels_only: Sequence[object], networks: Sequence[object], method: Method | None
+) -> None:
+    if any(labels_only):
+        raise InputError(
+            "masks are measured: --refiner, --segmenter, --refinement, --predictions, --root, "
+            "--classes, --scales, --flip and --output-stride go with --dataset or --labels"
+        )
+    if any(networks):
+        raise InputError("--refined measures masks as they are: no --model, --fast or --mode")
+    if method in (Method.divide, Method.magnet):
+        raise InputError(f"method {method.value} refines label maps; give --dataset or --labels")
+
+
+def _pictures(
+    rows: Sequence[Row],
+    cases: Sequence[Case],
+    refiner: MaskRefiner | None,
+    output: Path | None,
+    sheet: Path | None,
+    most: int,
+) -> dict[str, str]:
+    from crispseg.evaluation.run import choose, draw, outlined  # noqa: PLC0415
+
+    if sheet:
+        write_image(sheet, draw(choose(rows), cases, refiner, output))
+    return outlined(rows, cases, output, most) if most else {}
 
 
 def _folders(
@@ -121,9 +152,15 @@ def _folders(
     return folders | ({"refined": refined} if refined else {})
 
 
-def _load(model: str | None, options: Mapping[str, Any]) -> CascadeRefiner:
+def _load(model: str | None, method: Method | None, options: Mapping[str, Any]) -> MaskRefiner:
     from crispseg.pipeline import DEFAULT_MODEL, load_refiner  # noqa: PLC0415
 
+    if method and method != Method.cascade:
+        from crispseg.methods import CLASSICAL  # noqa: PLC0415
+
+        if model or options["fast"] or options["mode"] != Mode.default.value:
+            raise InputError(f"method {method.value} has no network: no --model, --fast or --mode")
+        return CLASSICAL[method.value]()
     return load_refiner(model or DEFAULT_MODEL, **options)
 
 
@@ -131,7 +168,8 @@ def _run(
     folders: Mapping[str, Path],
     cases: Sequence[Case],
     skips: Sequence[Skip],
-    refiner: CascadeRefiner | None,
+    refiner: MaskRefiner | None,
+    method: Method | None,
     output: Path | None,
     *,
     skip_bad: bool,
@@ -140,7 +178,7 @@ def _run(
     """Measure and write results.json; the report and its rows."""
     from crispseg.evaluation import run  # noqa: PLC0415
 
-    settings = run.settings_of(refiner)
+    settings = run.settings_of(refiner, method.value if method else None)
     journal = _open_journal(output, settings, cases, quiet=quiet)
     rows, damaged = _measure(cases, refiner, output, journal, skip_bad=skip_bad, quiet=quiet)
     skips = [*skips, *damaged]
@@ -219,7 +257,7 @@ def _open_journal(
 
 def _measure(
     cases: Sequence[Case],
-    refiner: CascadeRefiner | None,
+    refiner: MaskRefiner | None,
     output: Path | None,
     journal: Journal | None,
     *,

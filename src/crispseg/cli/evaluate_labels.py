@@ -5,26 +5,45 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crispseg.cli.evaluate_results import Outputs
-from crispseg.cli.options import progress_bar
+from crispseg.cli.options import Mode, progress_bar
 from crispseg.types import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crispseg.data.datasets import Dataset, Labelled
-    from crispseg.evaluation.labels import LabelRow, Predict
+    from crispseg.evaluation.label_run import MadeLabels, Source
+    from crispseg.evaluation.labels import LabelRow
 
-RESULTS, MADE = "results.json", "labels"
+RESULTS = "results.json"
+Refine = Callable[["Labelled", "NDArray[Any]"], "NDArray[Any]"]
 
 
 @dataclass(frozen=True)
 class LabelTask:
-    """What to measure, as the options say it."""
+    """What to measure, as the options say it.
+
+    Attributes:
+        dataset: name of a data set, or None for two folders of label maps.
+        root: its folder.
+        split: of it.
+        labels: folder of true label maps.
+        classes: of those, how many or a file of names.
+        images: folder of images of those.
+        predictions: folder of label maps to measure, or to refine.
+        model: name or file of a segmenter.
+        inference: options of the segmenter, as ``load_segmenter`` has them.
+        refiner: name or file of CascadePSP's network.
+        method: way to refine; None for the cascade if there is a refiner.
+        segmenter: for MagNet, the network it was trained on; else ``model``.
+        refinement: for MagNet, weights of its module.
+        options: of the cascade for one object, as ``load_refiner`` has them.
+    """
 
     dataset: str | None
     root: Path | None
@@ -33,6 +52,13 @@ class LabelTask:
     classes: str | None
     images: Path | None
     predictions: Path | None
+    model: str | None = None
+    inference: Mapping[str, Any] = field(default_factory=dict)
+    refiner: str | None = None
+    method: str | None = None
+    segmenter: str | None = None
+    refinement: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, used: Sequence[Path | None], *, skip_bad: bool) -> None:
         """Refuse options that do not go together.
@@ -51,54 +77,50 @@ class LabelTask:
             raise InputError("--dataset needs --root, the folder of the data set, and no IMAGES")
         if self.labels and (not self.classes or not self.predictions):
             raise InputError("--labels needs --classes and --predictions")
+        if self.model and self.predictions:
+            raise InputError("give --model or --predictions, not both")
+        if not self.model and not self.predictions:
+            raise InputError("give --model, a segmenter, or --predictions, a folder of label maps")
+        given = {k for k, v in self.inference.items() if v is not None and k != "device"}
+        if given and not self.model:
+            name = sorted(given)[0].replace("_", "-")
+            raise InputError(f"--{name} is for a segmenter; give --model")
+
+    @property
+    def refines(self) -> bool:
+        """Whether label maps are refined."""
+        return bool(self.refiner or self.method)
 
     def run(
-        self,
-        model: str | None,
-        refiner: str | None,
-        options: Mapping[str, Any],
-        output: Path | None,
-        limit: int | None,
-        outputs: Outputs,
-        *,
-        quiet: bool,
+        self, output: Path | None, limit: int | None, outputs: Outputs, *, quiet: bool
     ) -> tuple[dict[str, Any], dict[str, str]]:
-        """Measure; results and pictures of the worst images."""
-        from crispseg.evaluation import labels as scoring  # noqa: PLC0415
+        """Measure; results and pictures of the worst, the median and the best images."""
+        from crispseg.evaluation.label_run import evaluate_labels  # noqa: PLC0415
+        from crispseg.evaluation.labels import label_report  # noqa: PLC0415
 
         dataset = self._open()
-        if model and self.predictions:
-            raise InputError("give --model or --predictions, not both")
-        predict = (
-            from_folder(self.predictions, dataset)
-            if self.predictions
-            else _segmenter(model, str(options["device"]), dataset)
-        )
-        if refiner:
-            predict = _refined(predict, refiner, options, dataset)
-        keep = (
-            _keeper(output, dataset.colours)
-            if output and (refiner or not self.predictions)
-            else None
-        )
-        with progress_bar("evaluating", hidden=quiet) as progress:
-            scores = scoring.evaluate_labels(
-                dataset,
-                predict,
-                limit=limit,
-                timed=bool(refiner or not self.predictions),
-                keep=keep,
-                progress=progress,
+        if self.refines and not dataset.has_images:
+            raise InputError("refining needs the images as well; give their folder as IMAGES")
+        source = self._source(dataset)
+        made = self.refines or not self.predictions
+        store = self._store(output, dataset, quiet=quiet) if output and made else None
+        taken = [item for item in dataset.items[:limit] if store and store.load(item, source)]
+        if taken and not quiet:
+            print(
+                f"{len(taken)} of {len(dataset.items[:limit])} label maps taken over from {output}",
+                file=sys.stderr,
             )
-        report = scoring.label_report(
-            scores, dataset, self._settings(model, refiner, options), self._inputs()
-        )
+        with progress_bar("evaluating", hidden=quiet) as progress:
+            scores, before = evaluate_labels(
+                dataset, source, limit=limit, store=store, progress=progress
+            )
+        settings = self._settings() | (_peak() if made else {})
+        report = label_report(scores, dataset, settings, self._inputs(), before)
         if output:
             _write(output, report)
         pictures = {}
         if outputs.page:
-            again = from_folder(output / MADE, dataset) if keep and output else predict
-            pictures = _pictures(dataset, again, scores.rows, outputs.pictures)
+            pictures = _pictures(dataset, source, store, scores.rows, outputs.pictures)
         return report, pictures
 
     def _open(self) -> Dataset:
@@ -111,21 +133,61 @@ class LabelTask:
         assert self.labels
         return open_label_maps(self.labels, self.classes or "", self.images)
 
-    def _settings(
-        self, model: str | None, refiner: str | None, options: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _source(self, dataset: Dataset) -> Source:
+        from crispseg.evaluation.label_run import Source  # noqa: PLC0415
+
+        refine = self._refine(dataset) if self.refines else None
+        if self.predictions:
+            predict, files = from_folder(self.predictions, dataset)
+            return Source(predict, refine, files)
+        return Source(_segmenter(self.model or "", self.inference, dataset), refine)
+
+    def _refine(self, dataset: Dataset) -> Refine:
+        method = self.method or "cascade"
+        if dataset.num_classes == 2 and method == "cascade":
+            return _object_refiner(self.refiner, self.options)
+        if self.options.get("fast") or self.options.get("mode") != Mode.default.value:
+            raise InputError("--fast and --mode are for one object: data sets of 0 and 1")
+        from crispseg.methods import load_label_refiner  # noqa: PLC0415
+        from crispseg.pipeline import DEFAULT_MODEL  # noqa: PLC0415
+
+        refiner = load_label_refiner(
+            method,
+            model=self.refiner or DEFAULT_MODEL,
+            segmenter=self.segmenter or self.model,
+            refinement=self.refinement,
+            device=str(self.options["device"]),
+        )
+        return lambda item, labels: refiner.refine_labels(
+            item.read_image(), labels, ignore_index=dataset.ignore_index
+        )
+
+    def _store(self, output: Path, dataset: Dataset, *, quiet: bool) -> MadeLabels:
+        from crispseg.evaluation.journal import Journal  # noqa: PLC0415
+        from crispseg.evaluation.label_run import MadeLabels  # noqa: PLC0415
+
+        _make(output)
+        decides = {"kind": "labels", "classes": list(dataset.class_names)}
+        journal = Journal(output, decides | self._settings() | {"inputs": self._inputs()})
+        if journal.changed and not quiet:
+            changed = ", ".join(journal.changed)
+            print(f"{journal.path}: {changed} changed; begun anew", file=sys.stderr)
+        return MadeLabels(output, journal, dataset.colours)
+
+    def _settings(self) -> dict[str, Any]:
         from crispseg import __version__  # noqa: PLC0415
 
-        made = bool(refiner or not self.predictions)
-        peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        peak = peak_kb / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB here
+        looks = {k: v for k, v in self.inference.items() if v is not None}
+        ways = {"refiner": self.refiner, "method": self.method, "segmenter": self.segmenter}
+        files = {"model": self.model, "refiner": self.refiner, "refinement": self.refinement}
         return {
             "crispseg": __version__,
-            "model": model,
-            "refiner": refiner,
+            "model": self.model,
+            **({"refiner": None} | {k: v for k, v in ways.items() if v}),
             "split": self.split if self.dataset else None,
-            **({"peak_memory_mb": round(peak)} if made else {}),
-            **(dict(options) if refiner else {}),
+            **{k: list(v) if isinstance(v, tuple) else v for k, v in looks.items()},
+            **{f"{k}_sha256": _checksum(v) for k, v in files.items() if v},
+            **(dict(self.options) if self.refines else {}),
         }
 
     def _inputs(self) -> dict[str, str]:
@@ -138,8 +200,31 @@ class LabelTask:
         return {name: str(path) for name, path in places.items() if path}
 
 
-def from_folder(folder: Path, dataset: Dataset) -> Predict:
-    """Label maps of a folder, found by the names of a data set's images.
+def _checksum(model: str | Path) -> str | None:
+    """SHA-256 of a weights file, or of a known model's; None where there is no such file."""
+    import hashlib  # noqa: PLC0415
+
+    from crispseg.models.zoo import KNOWN, local_file  # noqa: PLC0415
+
+    path = Path(model)
+    if not path.is_file():
+        found = local_file(KNOWN[str(model)]) if str(model) in KNOWN else None
+        if found is None:
+            return None
+        path = found
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _peak() -> dict[str, int]:
+    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"peak_memory_mb": round(peak_kb / (2**20 if sys.platform == "darwin" else 2**10))}
+
+
+def from_folder(
+    folder: Path, dataset: Dataset
+) -> tuple[Callable[[Labelled], NDArray[Any]], Callable[[Labelled], dict[str, Path]]]:
+    """Label maps of a folder, found by the names of a data set's images; and their files.
 
     Raises:
         InputError: no such folder, or, when called, no or two files for an image.
@@ -149,27 +234,30 @@ def from_folder(folder: Path, dataset: Dataset) -> Predict:
 
     files = find_by_name(folder)
 
-    def predict(item: Labelled) -> NDArray[Any]:
+    def file_of(item: Labelled) -> dict[str, Path]:
         if item.name not in files:
             raise InputError(f"{folder} has no label map named {item.name}.png")
-        labels = read_labels(files[item.name])
+        return {"prediction": files[item.name]}
+
+    def predict(item: Labelled) -> NDArray[Any]:
+        path = file_of(item)["prediction"]
+        labels = read_labels(path)
         if labels.size and labels.max() >= dataset.num_classes:
-            wrong = int(labels.max())
             raise InputError(
-                f"{files[item.name]} holds label {wrong}; {dataset.name} has the classes 0 to "
+                f"{path} holds label {int(labels.max())}; {dataset.name} has the classes 0 to "
                 f"{dataset.num_classes - 1}"
             )
         return labels
 
-    return predict
+    return predict, file_of
 
 
-def _segmenter(model: str | None, device: str, dataset: Dataset) -> Predict:
-    if model is None:
-        raise InputError("give --model, a segmenter, or --predictions, a folder of label maps")
+def _segmenter(
+    model: str, inference: Mapping[str, Any], dataset: Dataset
+) -> Callable[[Labelled], NDArray[Any]]:
     from crispseg.segmenters.load import load_segmenter  # noqa: PLC0415
 
-    segmenter = load_segmenter(model, device=device)
+    segmenter = load_segmenter(model, **inference)
     if segmenter.num_classes != dataset.num_classes:
         raise InputError(
             f"{model} knows {segmenter.num_classes} classes, {dataset.name} has "
@@ -178,36 +266,18 @@ def _segmenter(model: str | None, device: str, dataset: Dataset) -> Predict:
     return lambda item: segmenter.segment(item.read_image())
 
 
-def _refined(predict: Predict, name: str, options: Mapping[str, Any], dataset: Dataset) -> Predict:
+def _object_refiner(name: str | None, options: Mapping[str, Any]) -> Refine:
+    """Object 1 of label maps of 0 and 1, refined as a mask."""
     import numpy as np  # noqa: PLC0415
 
-    from crispseg.pipeline import load_refiner  # noqa: PLC0415
+    from crispseg.pipeline import DEFAULT_MODEL, load_refiner  # noqa: PLC0415
 
-    if dataset.num_classes != 2:
-        raise InputError(
-            f"--refiner refines one object, label maps of 0 and 1; {dataset.name} has "
-            f"{dataset.num_classes} classes"
-        )
-    refiner = load_refiner(name, **options)
+    refiner = load_refiner(name or DEFAULT_MODEL, **options)
 
-    def refine(item: Labelled) -> NDArray[Any]:
-        refined = refiner.refine(item.read_image(), predict(item) == 1)
-        return (refined > 0.5).astype(np.uint8)
+    def refine(item: Labelled, labels: NDArray[Any]) -> NDArray[Any]:
+        return (refiner.refine(item.read_image(), labels == 1) > 0.5).astype(np.uint8)
 
     return refine
-
-
-def _keeper(
-    output: Path, colours: Sequence[tuple[int, int, int]]
-) -> Callable[[Labelled, NDArray[Any]], None]:
-    from crispseg.io import write_labels  # noqa: PLC0415
-
-    def keep(item: Labelled, labels: NDArray[Any]) -> None:
-        path = output / MADE / f"{item.name}.png"
-        _make(path.parent)
-        write_labels(path, labels, colours)
-
-    return keep
 
 
 def _make(folder: Path) -> None:
@@ -229,21 +299,21 @@ def _write(output: Path, report: Mapping[str, Any]) -> None:
 
 
 def _pictures(
-    dataset: Dataset, predict: Predict, rows: Sequence[LabelRow], most: int
+    dataset: Dataset,
+    source: Source,
+    store: MadeLabels | None,
+    rows: Sequence[LabelRow],
+    most: int,
 ) -> dict[str, str]:
-    from crispseg.evaluation.thumbnails import data_url, mark_labels  # noqa: PLC0415
+    from crispseg.evaluation.thumbnails import choose_rows, data_url, mark_labels  # noqa: PLC0415
 
-    worst = sorted(rows, key=lambda row: (row.mean_iou, row.name))[:most]
-    wanted = {row.name for row in worst}
-    return {
-        item.name: data_url(
-            mark_labels(
-                item.read_image() if dataset.has_images else None,
-                predict(item),
-                item.read_labels(),
-                dataset.ignore_index,
-            )
-        )
-        for item in dataset
-        if item.name in wanted
-    }
+    ranked = [row.name for row in sorted(rows, key=lambda row: (row.mean_iou, row.name))]
+    wanted = set(choose_rows(ranked, most))
+    pictures = {}
+    for item in dataset:
+        if item.name in wanted:
+            made = (store.load(item, source) if store else None) or source.make(item)
+            image = item.read_image() if dataset.has_images else None
+            marked = mark_labels(image, made.labels, item.read_labels(), dataset.ignore_index)
+            pictures[item.name] = data_url(marked)
+    return pictures

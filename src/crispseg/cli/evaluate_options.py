@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from crispseg.cli.refine_method import Method
 from crispseg.evaluation.tables import LAYOUTS
 
 WORST = 10
@@ -44,7 +45,31 @@ Predictions = Annotated[
 ]
 Refiner = Annotated[
     str | None,
-    typer.Option(help="Refine the object of label maps of 0 and 1; name or weights file."),
+    typer.Option(
+        help="Refine the label maps of --model or --predictions, and measure before and after: "
+        "name or weights file of CascadePSP's network, else cascadepsp-lite."
+    ),
+]
+MethodOption = Annotated[
+    Method | None,
+    typer.Option(
+        help="How to refine, as in `crispseg refine`; of masks: cascade, densecrf, guided, offset."
+    ),
+]
+Scales = Annotated[
+    str | None,
+    typer.Option(help="Sizes that --model sees an image in, as in `crispseg segment`."),
+]
+Flip = Annotated[
+    bool, typer.Option("--flip", help="--model sees the mirror image as well, and averages.")
+]
+OutputStride = Annotated[int | None, typer.Option(help="Run DeepLabv3 at this output stride.")]
+TileSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Side of the tiles in pixels, of the segmenter where there is one (0: no tiles), else "
+        "of the refiner. Else 1024, and 900."
+    ),
 ]
 Output = Annotated[
     Path | None,
@@ -52,7 +77,7 @@ Output = Annotated[
         "--output",
         "-o",
         help="Folder for results.json, tables and the masks or label maps that are made; "
-        "with masks, the same command again goes on there.",
+        "the same command again goes on there.",
     ),
 ]
 Sheet = Annotated[

@@ -45,8 +45,8 @@ class Outputs:
     against: Path | None = None
     others: dict[str, Report] = field(default_factory=dict)
 
-    def check(self) -> None:
-        """Make sure, before long work, that files can be written and others read.
+    def check(self) -> Outputs:
+        """Itself, when it is sure, before long work, that files can be written and others read.
 
         Raises:
             InputError: they cannot.
@@ -63,6 +63,7 @@ class Outputs:
             self.others[title] = read_results(Path(name))
         if self.against:
             read_results(self.against)
+        return self
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def differences_of(report: Report, outputs: Outputs) -> tuple[dict[str, Differen
     if outputs.against:
         other = read_results(outputs.against)
         return compare_reports(other, report, rng), f"First {outputs.against}, second these results"
-    if outputs.page and report.get("kind", "masks") == "masks":
+    if outputs.page and (report.get("kind", "masks") == "masks" or "before" in report):
         return compare_before_after(report, rng), "First before refinement, second after"
     return {}, ""
 
@@ -188,9 +189,18 @@ def _label_lines(report: Report, all_rows: bool) -> list[str]:
     lines += ["", f"worst {len(shown)} of {len(rows)} images by mean IoU, in %"]
     for row in shown:
         lines.append(f"{row['name'][-40:]:<40}{percent(row['mean_iou']):>8}")
-    lines += ["", f"all {summary['images']} images, in %"]
-    lines += [f"{TITLES[k]:<40}{percent(summary[k]):>8}" for k in TITLES if k in summary]
-    return lines
+    heading = f"all {summary['images']} images, in %"
+    if "before" not in report:
+        lines += ["", heading]
+        return lines + [f"{TITLES[k]:<40}{percent(summary[k]):>8}" for k in TITLES if k in summary]
+    lines += ["", f"{heading:<40}{'before':>8}{'after':>8}{'change':>9}"]
+    first = report["before"]["summary"]
+    return lines + [_change_line(TITLES[k], first[k], summary[k]) for k in TITLES if k in summary]
+
+
+def _change_line(title: str, before: float | None, after: float | None) -> str:
+    change = "-" if before is None or after is None else f"{100 * (after - before):+.2f}"
+    return f"{title:<40}{percent(before):>8}{percent(after):>8}{change:>9}"
 
 
 def _rank(share: float | None) -> float:

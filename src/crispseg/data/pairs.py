@@ -34,7 +34,7 @@ LAYOUTS = (
     "im/ + gt/ (DIS5K: in DIS-TR/)",
     "image/ + mask/ (UHRSD)",
     "HRSOD_train/ + HRSOD_train_mask/ (or test)",
-    "name_im.jpg + name_gt.png (BIG)",
+    "name_im.jpg or .png + name_gt.png (BIG)",
     "name.jpg + name.png (MSRA-10K: in Imgs/, FSS-1000: in a folder for each class)",
 )
 LABEL_LAYOUTS = (
@@ -193,9 +193,13 @@ def _pairs_side_by_side(files: list[Path]) -> list[Pair]:
     by_stem = {p.stem: p for p in files if p.suffix.lower() == ".png"}
     pairs: list[Pair] = []
     for image in files:
-        if image.suffix.lower() in (".jpg", ".jpeg"):
-            stem = image.stem
-            wanted = f"{stem.removesuffix('_im')}_gt" if stem.endswith("_im") else stem
-            if wanted in by_stem:
-                pairs.append(Pair(image, by_stem[wanted]))
+        stem = image.stem
+        if stem.endswith("_im"):
+            wanted = f"{stem.removesuffix('_im')}_gt"
+        elif image.suffix.lower() in (".jpg", ".jpeg"):
+            wanted = stem
+        else:  # a PNG without an ending is a mask itself
+            continue
+        if wanted in by_stem:
+            pairs.append(Pair(image, by_stem[wanted]))
     return pairs

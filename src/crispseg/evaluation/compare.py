@@ -211,7 +211,15 @@ def compare_reports(
 def compare_before_after(
     report: Mapping[str, Any], rng: np.random.Generator
 ) -> dict[str, Difference]:
-    """Every figure of the masks of one results.json, before and after refinement."""
+    """Every figure of one results.json, before and after refinement.
+
+    Raises:
+        InputError: of label maps that nothing refined.
+    """
+    if report.get("kind") == "labels":
+        if "before" not in report:
+            raise InputError("these label maps were not refined: there is nothing before")
+        return compare_reports({**report, "rows": report["before"]["rows"]}, report, rng)
     names = sorted(row["name"] for row in report["rows"])
     one, other = (parts_of(report, names, when) for when in ("before", "after"))
     return {key: compare(one[key], other[key], rng) for key in one}

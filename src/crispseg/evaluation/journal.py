@@ -38,7 +38,7 @@ class Journal:
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.path = folder / NAME
         self.changed: list[str] = []
-        self._rows: dict[str, tuple[Any, Row]] = {}
+        self._rows: dict[str, tuple[Any, dict[str, Any]]] = {}
         lines = self._read()
         if lines:
             old = self._settings(lines[0])
@@ -51,24 +51,48 @@ class Journal:
         write_text(self.path, "\n".join([head, *lines[1:]]) + "\n")
 
     def row(self, case: Case) -> Row | None:
-        """The row of a case, if it was made from the files as they are now."""
-        files, row = self._rows.get(case.name, (None, None))
-        return row if files == _fingerprint(case) else None
-
-    def add(self, case: Case, row: Row) -> None:
-        """Write down a row; it is on disk when this returns.
+        """The row of a case, if it was made from the files as they are now.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: it is no row of masks.
         """
-        files = _fingerprint(case)
-        line = json.dumps({"files": files, "row": row.as_json()})
+        values = self.values(case.name, case.files())
+        try:
+            return None if values is None else Row.from_json(values)
+        except (ValueError, KeyError, TypeError):
+            raise self._foreign() from None
+
+    def add(self, case: Case, row: Row) -> None:
+        """Write down the row of a case.
+
+        Raises:
+            InputError: as ``put``.
+        """
+        self.put(case.files(), row.as_json())
+
+    def values(self, name: str, files: Mapping[str, Path]) -> dict[str, Any] | None:
+        """What was written down under a name, if its files are as they were."""
+        found, values = self._rows.get(name, (None, None))
+        return values if found == _fingerprint(files) else None
+
+    def put(self, files: Mapping[str, Path], values: Mapping[str, Any]) -> None:
+        """Write down values; they are on disk when this returns.
+
+        Args:
+            files: role -> file that they were made from.
+            values: as JSON can hold them, with a "name".
+
+        Raises:
+            InputError: they cannot be written.
+        """
+        found = _fingerprint(files)
+        line = json.dumps({"files": found, "row": dict(values)})
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written: {error.strerror}") from None
-        self._rows[case.name] = files, row
+        self._rows[values["name"]] = found, dict(values)
 
     def _read(self) -> list[str]:
         """Whole lines; the last piece is empty, or a line that was cut short."""
@@ -88,8 +112,7 @@ class Journal:
     def _take(self, line: str) -> None:
         try:
             entry = json.loads(line)
-            row = Row.from_json(entry["row"])
-            self._rows[row.name] = entry["files"], row
+            self._rows[entry["row"]["name"]] = entry["files"], dict(entry["row"])
         except (ValueError, KeyError, TypeError):
             raise self._foreign() from None
 
@@ -110,7 +133,7 @@ def write_text(path: Path, text: str) -> None:
             raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _fingerprint(case: Case) -> dict[str, list[Any]]:
+def _fingerprint(files: Mapping[str, Path]) -> dict[str, list[Any]]:
     """Role -> path, size and time of change."""
-    stats = {role: (path.resolve(), path.stat()) for role, path in case.files().items()}
+    stats = {role: (path.resolve(), path.stat()) for role, path in files.items()}
     return {r: [str(path), stat.st_size, stat.st_mtime_ns] for r, (path, stat) in stats.items()}

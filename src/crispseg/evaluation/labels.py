@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crispseg.data.datasets.base import Dataset, Labelled
+from crispseg.data.datasets.base import Dataset
 from crispseg.metrics.bands import count_bands
 from crispseg.metrics.boundary import STEPS, boundary_radii
 from crispseg.metrics.confusion import ConfusionMatrix
@@ -20,7 +19,6 @@ from crispseg.metrics.instances import InstanceCounts, group_classes
 from crispseg.types import InputError
 
 Labels = NDArray[Any]
-Predict = Callable[[Labelled], Labels]
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -123,59 +121,43 @@ def score_labels(
     return row, matrix
 
 
-def evaluate_labels(
-    dataset: Dataset,
-    predict: Predict,
-    *,
-    limit: int | None = None,
-    timed: bool = True,
-    keep: Callable[[Labelled, Labels], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> LabelScores:
-    """Measure predictions of a whole data set, one image at a time.
+class LabelSums:
+    """Counts of a data set's label maps, image by image.
 
     Args:
-        dataset: images with truth.
-        predict: gives the label map of an image.
-        limit: only the first so many images.
-        timed: whether the time that ``predict`` takes means anything.
-        keep: called with every image and its label map, to write them.
-        progress: called with (images done, images in all).
-
-    Raises:
-        InputError: a file cannot be read, sizes differ, a number is no class, or no image at all.
+        dataset: classes, void and sizes of instances.
+        groups: number of the category of every class; None if there are none.
     """
-    total = len(dataset) if limit is None else min(limit, len(dataset))
-    if not total:
-        raise InputError(f"{dataset.name} has no images to measure")
-    groups = group_numbers(dataset.categories)
-    rows, matrix = [], ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
-    instances = InstanceCounts(dataset.num_classes, groups or None, dataset.ignore_index)
-    for done in range(total):
-        if progress:
-            progress(done, total)
-        item = dataset[done]
-        start = time.perf_counter()
-        prediction = predict(item)
-        seconds = time.perf_counter() - start if timed else 0.0
-        truth = item.read_labels()
+
+    def __init__(self, dataset: Dataset, groups: Sequence[int] | None) -> None:
+        self.rows: list[LabelRow] = []
+        self.matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
+        self.instances = InstanceCounts(dataset.num_classes, groups, dataset.ignore_index)
+
+    def add(
+        self, name: str, prediction: Labels, truth: Labels, instances: Labels | None, seconds: float
+    ) -> None:
+        """Count one image.
+
+        Raises:
+            InputError: as ``score_labels`` and ``InstanceCounts.add``.
+        """
         row, counted = score_labels(
-            item.name,
+            name,
             prediction,
             truth,
-            dataset.num_classes,
-            ignore_index=dataset.ignore_index,
+            self.matrix.num_classes,
+            ignore_index=self.matrix.ignore_index,
             seconds=seconds,
         )
-        if item.read_instances and dataset.average_sizes:
-            instances.add(prediction, truth, item.read_instances())
-        if keep:
-            keep(item, prediction)
-        rows.append(row)
-        matrix = matrix + counted
-    if progress:
-        progress(total, total)
-    return LabelScores(rows, matrix, instances if instances.found else None)
+        if instances is not None:
+            self.instances.add(prediction, truth, instances)
+        self.rows.append(row)
+        self.matrix = self.matrix + counted
+
+    def scores(self) -> LabelScores:
+        """Of all images so far."""
+        return LabelScores(self.rows, self.matrix, self.instances if self.instances.found else None)
 
 
 def group_numbers(categories: Sequence[str]) -> list[int]:
@@ -268,13 +250,26 @@ def label_report(
     dataset: Dataset,
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
+    before: LabelScores | None = None,
 ) -> dict[str, Any]:
     """Everything about an evaluation, as JSON can hold it.
 
+    Args:
+        scores: of the data set.
+        dataset: what was measured.
+        settings: all that decides about results.
+        inputs: name -> path.
+        before: scores before refinement, if something refined.
+
     Returns:
         kind "labels"; inputs; settings; dataset; classes; summary: see ``summarise_labels``; rows:
-        see ``LabelRow``; confusion: rows are true classes.
+        see ``LabelRow``; confusion: rows are true classes; before: summary and rows before
+        refinement, if there was any.
     """
+    first: dict[str, Any] = {}
+    if before:
+        rows = [row.as_json() for row in before.rows]
+        first = {"before": {"summary": summarise_labels(before, dataset), "rows": rows}}
     return {
         "kind": "labels",
         "inputs": dict(inputs),
@@ -285,4 +280,5 @@ def label_report(
         "summary": summarise_labels(scores, dataset),
         "rows": [row.as_json() for row in scores.rows],
         "confusion": scores.matrix.counts.tolist(),
+        **first,
     }

@@ -105,8 +105,7 @@ def _masks(report: Report, pictures: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _labels(report: Report, pictures: Mapping[str, str]) -> dict[str, Any]:
-    summary, rows = report["summary"], report["rows"]
-    lines = [[TITLES[key], summary[key]] for key in TITLES if key in summary]
+    summary, rows, first = report["summary"], report["rows"], report.get("before")
     columns = [("image", "text"), ("", "picture"), ("mean IoU", "percent")]
     columns += [("accuracy", "percent"), ("mBA released", "percent"), ("mBA paper", "percent")]
     columns += [("classes", "number"), ("seconds", "seconds")]
@@ -117,24 +116,47 @@ def _labels(report: Report, pictures: Mapping[str, str]) -> dict[str, Any]:
         ]
         for row in rows
     ]
-    values = [row["mean_iou"] for row in rows if row["mean_iou"] is not None]
+    series = [{"name": "mean IoU", "values": _known(rows)}]
+    sort = 2
+    if first:
+        columns += [("mean IoU before", "percent"), ("change", "change")]
+        for cells, row in zip(table, first["rows"], strict=True):
+            cells += [row["mean_iou"], _minus(cells[2], row["mean_iou"])]
+        series = [
+            {"name": "before", "values": _known(first["rows"])},
+            {"name": "after", "values": _known(rows)},
+        ]
+        sort = len(columns) - 1
     bars = [{"title": "IoU of each class, in %", "items": _bars(summary["classes"])}]
     if groups := summary.get("categories"):
         items = [{"name": name, "value": value} for name, value in groups.items()]
         bars.append({"title": "IoU of each category, in %", "items": items})
     return {
-        "summary": {"head": ["in %", ""], "lines": lines},
+        "summary": _label_summary(summary, first["summary"] if first else None),
         "columns": _named(columns),
         "rows": table,
-        "sort": {"column": 2, "down": False},
-        "curves": [
-            _curve(
-                "Share of images, in %, whose mean IoU is at most",
-                [{"name": "mean IoU", "values": values}],
-            )
-        ],
+        "sort": {"column": sort, "down": False},
+        "curves": [_curve("Share of images, in %, whose mean IoU is at most", series)],
         "bars": bars,
     }
+
+
+def _label_summary(summary: Facts, before: Facts | None) -> dict[str, Any]:
+    keys = [key for key in TITLES if key in summary]
+    if before is None:
+        return {"head": ["in %", ""], "lines": [[TITLES[key], summary[key]] for key in keys]}
+    lines = [
+        [TITLES[key], before[key], summary[key], _minus(summary[key], before[key])] for key in keys
+    ]
+    return {"head": ["in %", "before", "after", "change"], "lines": lines}
+
+
+def _known(rows: Sequence[Facts]) -> list[float]:
+    return [row["mean_iou"] for row in rows if row["mean_iou"] is not None]
+
+
+def _minus(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before
 
 
 def _bars(classes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -16,22 +16,34 @@ from crispseg import __version__
 from crispseg.evaluation.cases import Case, Skip
 from crispseg.evaluation.journal import Journal, Settings, write_text
 from crispseg.evaluation.scores import Row, score_masks, summarise
-from crispseg.evaluation.thumbnails import data_url, outline_masks
+from crispseg.evaluation.thumbnails import choose_rows, data_url, outline_masks
 from crispseg.io import read_image, read_mask, write_mask
 from crispseg.preview import Comparison, render_comparisons
 from crispseg.types import InputError, Mask
 
 if TYPE_CHECKING:  # given masks are measured without torch
     from crispseg.refiners.cascade import CascadeRefiner
+    from crispseg.refiners.classical import ClassicalRefiner
+
+    MaskRefiner = CascadeRefiner | ClassicalRefiner
 
 REFINED, RESULTS = "refined", "results.json"
 """In the output folder: the folder of refined masks, and the report."""
 
 
-def settings_of(refiner: CascadeRefiner | None) -> dict[str, Any]:
-    """All that decides about a refined mask, as JSON can hold it; of given masks: no model."""
+def settings_of(refiner: MaskRefiner | None, method: str | None = None) -> dict[str, Any]:
+    """All that decides about a refined mask, as JSON can hold it; of given masks: no model.
+
+    Args:
+        refiner: None for given masks.
+        method: name of a classical one.
+    """
     if refiner is None:
         return {"crispseg": __version__, "model": None}
+    from crispseg.refiners.cascade import CascadeRefiner  # noqa: PLC0415
+
+    if not isinstance(refiner, CascadeRefiner):
+        return {"crispseg": __version__, "model": None, "method": method}
     with Path(refiner.model.source).open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     return {
@@ -49,7 +61,7 @@ def settings_of(refiner: CascadeRefiner | None) -> dict[str, Any]:
 
 def evaluate(
     cases: Sequence[Case],
-    refiner: CascadeRefiner | None = None,
+    refiner: MaskRefiner | None = None,
     *,
     output: Path | None = None,
     journal: Journal | None = None,
@@ -124,7 +136,7 @@ def write_report(folder: Path, values: Mapping[str, Any]) -> None:
     write_text(folder / RESULTS, json.dumps(values, indent=1) + "\n")
 
 
-def measure(case: Case, refiner: CascadeRefiner | None) -> tuple[Row, Mask]:
+def measure(case: Case, refiner: MaskRefiner | None) -> tuple[Row, Mask]:
     """The row of one case, and its refined mask.
 
     Raises:
@@ -140,7 +152,7 @@ def measure(case: Case, refiner: CascadeRefiner | None) -> tuple[Row, Mask]:
     return Row(case.name, height, width, int(truth.sum()), before, after, seconds), refined
 
 
-def _refined(case: Case, coarse: Mask, refiner: CascadeRefiner | None) -> tuple[Mask, float]:
+def _refined(case: Case, coarse: Mask, refiner: MaskRefiner | None) -> tuple[Mask, float]:
     """The refined mask and the seconds that it took."""
     if case.refined:
         return read_mask(case.refined), 0.0
@@ -168,7 +180,7 @@ def choose(rows: Sequence[Row]) -> list[tuple[str, Row]]:
 def draw(
     chosen: Sequence[tuple[str, Row]],
     cases: Sequence[Case],
-    refiner: CascadeRefiner | None,
+    refiner: MaskRefiner | None,
     output: Path | None = None,
 ) -> NDArray[Any]:
     """A sheet of chosen rows; refined masks are read from ``output``, or made again.
@@ -199,20 +211,24 @@ def draw(
 def outlined(
     rows: Sequence[Row], cases: Sequence[Case], output: Path | None, most: int
 ) -> dict[str, str]:
-    """Small pictures of the worst rows, name -> data URL; none where no refined mask is a file.
+    """Small pictures of the worst, median and best row; none where no refined mask is a file.
+
+    Returns:
+        name -> data URL.
 
     Raises:
         InputError: a file cannot be read.
     """
     by_name = {case.name: case for case in cases}
     found = {}
-    for row in sorted(rows, key=lambda row: (row.iou_change, row.name))[:most]:
-        case = by_name[row.name]
+    ranked = [row.name for row in sorted(rows, key=lambda row: (row.iou_change, row.name))]
+    for name in choose_rows(ranked, most):
+        case = by_name[name]
         refined = case.refined or (refined_path(output, case) if output else None)
         if refined and refined.is_file():
             paths = (case.truth, case.coarse, refined)
             masks = [read_mask(path) > 0.5 for path in paths]
-            found[row.name] = data_url(outline_masks(read_image(case.image), masks))
+            found[name] = data_url(outline_masks(read_image(case.image), masks))
     return found
 
 

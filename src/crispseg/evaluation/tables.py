@@ -1,6 +1,7 @@
 r"""Results as CSV, and as LaTeX tables in the layouts of the papers (booktabs is needed).
 
 * ``cascadepsp-3``: IoU of all pixels and mBA of masks, before and after refinement;
+* ``cascadepsp-4``: mean IoU and mBA of label maps, before and after refinement;
 * ``magnet-4``: mIoU, memory and time of each method;
 * ``magnet-8``: the same in groups; ``Group/Method`` as a title begins or goes on with a group;
 * ``pspnet-3``: mean IoU and pixel accuracy of each method.
@@ -16,7 +17,7 @@ from typing import Any
 from crispseg.types import InputError
 
 Report = Mapping[str, Any]
-LAYOUTS = ("cascadepsp-3", "magnet-4", "magnet-8", "pspnet-3")
+LAYOUTS = ("cascadepsp-3", "cascadepsp-4", "magnet-4", "magnet-8", "pspnet-3")
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -45,7 +46,8 @@ def latex_table(reports: Mapping[str, Report], layout: str) -> str:
         layout: one of ``LAYOUTS``.
 
     Raises:
-        InputError: no such layout, or results of the wrong kind for it.
+        InputError: no such layout, or results of the wrong kind for it, or, for
+            ``cascadepsp-4``, of label maps that nothing refined.
     """
     if layout not in LAYOUTS:
         raise InputError(f"no layout {layout!r}; there are {', '.join(LAYOUTS)}")
@@ -55,6 +57,8 @@ def latex_table(reports: Mapping[str, Report], layout: str) -> str:
             raise InputError(f"the layout {layout} is for {wanted}, but {title} has {kind}")
     if layout == "cascadepsp-3":
         return _table(("Method", "IoU", "mBA"), _refined(reports))
+    if layout == "cascadepsp-4":
+        return _table(("Method", "mIoU", "mBA"), _refined_labels(reports))
     if layout == "pspnet-3":
         lines = (
             (title, *(_percent(report["summary"][k]) for k in ("mean_iou", "pixel_accuracy")))
@@ -72,6 +76,19 @@ def _refined(reports: Mapping[str, Report]) -> Iterable[tuple[str, ...]]:
             figures = report["summary"][when]
             values = (figures["iou_of_all_pixels"], figures["mba_released"])
             yield (name, *map(_percent, values))
+
+
+def _refined_labels(reports: Mapping[str, Report]) -> Iterable[tuple[str, ...]]:
+    for title, report in reports.items():
+        if "before" not in report:
+            raise InputError(
+                f"the label maps of {title} were not refined: nothing before and after"
+            )
+        settings = report["settings"]
+        method = settings.get("refiner") or settings.get("method") or "refined"
+        for name, part in ((title, report["before"]), (f"{title} + {method}", report)):
+            figures = (part["summary"]["mean_iou"], part["summary"]["mba_released"])
+            yield (name, *map(_percent, figures))
 
 
 def _costs(reports: Mapping[str, Report]) -> Iterable[tuple[str, ...]]:

@@ -59,6 +59,18 @@ def mark_labels(
     return small
 
 
+def choose_rows(ranked: Sequence[str], most: int) -> list[str]:
+    """Names of the images that get a picture: the worst, and the median and the best.
+
+    Args:
+        ranked: names, worst first.
+        most: how many at most.
+    """
+    if len(ranked) <= most or most < 3:
+        return list(ranked[:most])
+    return [*ranked[: most - 2], ranked[max(len(ranked) // 2, most - 2)], ranked[-1]]
+
+
 def data_url(picture: Pixels) -> str:
     """A picture as a JPEG within a URL."""
     out = io.BytesIO()

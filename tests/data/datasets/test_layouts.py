@@ -160,8 +160,8 @@ LAYOUTS = {
 }
 PAIRS = {
     "big": (V, "val/bus_im.jpg=val/bus_gt.png", "bus"),
-    "voc2012-relabelled": (V, "2007_33_aeroplane_im.jpg=2007_33_aeroplane_gt.png",
-                           "2007_33_aeroplane"),
+    "voc2012-relabelled": (V, "2007_000033_01_im.png=2007_000033_01_gt.png",
+                           "2007_000033_01"),
     "msra10k": (A, "Imgs/100.jpg=Imgs/100.png", "100"),
     "duts": ("test", "DUTS-TE/DUTS-TE-Image/ILS_1.jpg=DUTS-TE/DUTS-TE-Mask/ILS_1.png", "ILS_1"),
     "dut-omron": (A, "DUT-OMRON-image/im005.jpg=pixelwiseGT-new-PNG/im005.png", "im005"),

@@ -96,9 +96,8 @@ def open_full(root: Path, split: str) -> Dataset:
         labels = image.with_name(f"{image.stem}_seg.png")
         if not labels.is_file():
             raise InputError(f"{image} has no label map {labels.name} beside it")
-        items.append(
-            Labelled(image.stem, partial(read_image, image), partial(read_objects, labels))
-        )
+        reader = partial(read_objects, labels)
+        items.append(Labelled(image.stem, partial(read_image, image), reader, image=image))
     if not items:
         raise wrong_tree(FULL, root, f"*.jpg in {folder}")
     names = _object_names(root)

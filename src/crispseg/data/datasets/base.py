@@ -29,12 +29,15 @@ class Labelled:
         read_labels: gives (H, W) uint8 or uint16: class numbers and ``Dataset.ignore_index``.
         read_instances: gives (H, W) integers, a number for every object and 0 elsewhere; None if
             the data set tells no objects apart.
+        image: file of the image, by which a run that goes on sees that it is still the same; None
+            where there is none.
     """
 
     name: str
     read_image: Callable[[], Image]
     read_labels: Callable[[], Labels]
     read_instances: Callable[[], Labels] | None = None
+    image: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def labelled_files(
             numbers are classes already.
     """
     reader = read_labels if numbers is None else partial(_read_recoded, numbers=numbers)
-    return Labelled(name, partial(read_image, image), partial(reader, labels))
+    return Labelled(name, partial(read_image, image), partial(reader, labels), image=image)
 
 
 def _read_recoded(path: Path, numbers: Mapping[int, int]) -> Labels:

@@ -63,7 +63,8 @@ def open_split(root: Path, split: str) -> Dataset:
         image, labels = folder / f"{name}_sat.jpg", folder / f"{name}_mask.png"
         if not labels.is_file():
             raise InputError(f"{image} has no label map {labels.name} beside it")
-        items.append(Labelled(name, partial(read_image, image), partial(read_colours, labels)))
+        reader = partial(read_colours, labels)
+        items.append(Labelled(name, partial(read_image, image), reader, image=image))
     return Dataset(SPEC.name, tuple(CLASSES), tuple(CLASSES.values()), items)
 
 

@@ -59,8 +59,9 @@ def open_split(root: Path, split: str) -> Dataset:
         there = tuple(path for path in maps if path.is_file())
         if not there:
             raise InputError(f"{folder / name}.jpg has no label map in any of Maps1_T to Maps6_T")
-        image = partial(read_image, folder / f"{name}.jpg")
-        items.append(Labelled(name, image, partial(read_majority, there)))
+        image = folder / f"{name}.jpg"
+        reader = partial(read_majority, there)
+        items.append(Labelled(name, partial(read_image, image), reader, image=image))
     return Dataset(SPEC.name, CLASSES, COLOURS, items)
 
 

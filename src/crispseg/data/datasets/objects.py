@@ -66,7 +66,12 @@ def _open(spec: DatasetSpec, root: Path, within: str, only: str | None) -> Datas
     for name, pair in zip(names_of(pairs), pairs, strict=True):
         stem = name.rpartition(".")[0].removesuffix("_im")
         items.append(
-            Labelled(stem, partial(read_image, pair.image), partial(read_object, pair.mask))
+            Labelled(
+                stem,
+                partial(read_image, pair.image),
+                partial(read_object, pair.mask),
+                image=pair.image,
+            )
         )
     return Dataset(spec.name, CLASSES, COLOURS, items)
 

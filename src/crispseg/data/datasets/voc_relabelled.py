@@ -4,7 +4,8 @@ from crispseg.data.datasets.objects import object_spec
 
 TREE = """\
 ROOT/
-  *_im.jpg  *_gt.png  *_seg.png   (as in BIG; _seg: the coarse mask, not read here)
+  *_im.png or .jpg  *_gt.png  *_seg.png   (as in BIG; NAME_CLASS_im: an object of that class;
+                                           _seg: the coarse mask, not read here)
 """
 SPEC = object_spec(
     name="voc2012-relabelled",

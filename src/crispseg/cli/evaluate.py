@@ -78,7 +78,8 @@ def evaluate(
     a_gt.png in one. Prints IoU, mean boundary accuracy (mBA) and Boundary IoU, before and after;
     of label maps (--dataset, --labels) IoU and accuracy of every class.
     """
-    outputs = Outputs(title, report, pictures, latex, layout, also or (), against).check()
+    also = also or []
+    outputs = Outputs(title, report, pictures, latex, layout, also, against, output).check()
     way: dict[str, Any] = {"mode": mode.value, "fast": fast, "device": device, "guard": guard}
     looks: dict[str, Any] = {"scales": parse_scales(scales) if scales else None}
     looks |= {"flip": flip or None, "output_stride": output_stride}

@@ -34,6 +34,7 @@ class Outputs:
         layout: of the table; None: by the kind of results.
         also: TITLE=FILE of more results for the table.
         against: results.json to compare with.
+        folder: that is made for the results, in which HTML and LaTeX file may lie.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Outputs:
     layout: str | None = None
     also: Sequence[str] = ()
     against: Path | None = None
+    folder: Path | None = None
     others: dict[str, Report] = field(default_factory=dict)
 
     def check(self) -> Outputs:
@@ -54,7 +56,7 @@ class Outputs:
         for path, suffix in ((self.page, ".html"), (self.latex, ".tex")):
             if path and path.suffix.lower() != suffix:
                 raise InputError(f"{path} must end in {suffix}")
-            if path:
+            if path and (path.parent != self.folder or path.parent.exists()):
                 check_target(path)
         for text in self.also:
             title, equals, name = text.partition("=")

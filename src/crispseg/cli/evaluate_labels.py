@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -120,7 +121,8 @@ class LabelTask:
             _write(output, report)
         pictures = {}
         if outputs.page:
-            pictures = _pictures(dataset, source, store, scores.rows, outputs.pictures)
+            ranked = _worst_first(scores.rows, before.rows if before else None)
+            pictures = _pictures(dataset, source, store, ranked, outputs.pictures)
         return report, pictures
 
     def _open(self) -> Dataset:
@@ -298,16 +300,25 @@ def _write(output: Path, report: Mapping[str, Any]) -> None:
     write_text(output / "classes.csv", classes_csv(report))
 
 
+def _worst_first(rows: Sequence[LabelRow], before: Sequence[LabelRow] | None) -> list[str]:
+    """Names by change of mean IoU, or by mean IoU; those that have none last."""
+    scores = [row.mean_iou for row in rows]
+    if before:
+        scores = [score - row.mean_iou for score, row in zip(scores, before, strict=True)]
+    ranks = [math.inf if math.isnan(score) else score for score in scores]
+    names = [row.name for row in rows]
+    return [name for _, name in sorted(zip(ranks, names, strict=True))]
+
+
 def _pictures(
     dataset: Dataset,
     source: Source,
     store: MadeLabels | None,
-    rows: Sequence[LabelRow],
+    ranked: Sequence[str],
     most: int,
 ) -> dict[str, str]:
     from crispseg.evaluation.thumbnails import choose_rows, data_url, mark_labels  # noqa: PLC0415
 
-    ranked = [row.name for row in sorted(rows, key=lambda row: (row.mean_iou, row.name))]
     wanted = set(choose_rows(ranked, most))
     pictures = {}
     for item in dataset:

@@ -60,7 +60,10 @@ def _measure(line: Line, table: Table) -> list[float | None]:
     with redirect_stdout(out):
         command = typer.main.get_command(app)
         command.main([*line.command, "--json", "--quiet"], standalone_mode=False)
-    summary = json.loads(out.getvalue())["summary"]
+    report = json.loads(out.getvalue())
+    summary = report["summary"]
+    if "before" in report:
+        summary = {"before": report["before"]["summary"], "after": summary}
     return [figure(summary, column) for column in table.columns]
 
 

@@ -25,13 +25,15 @@ class Table:
     Attributes:
         name: such as "cascadepsp-3".
         title: for people.
-        kind: "refine", "segment", or "other" for what no command measures.
+        kind: "refine", "segment", "labels" for refined label maps, or "other" for what no command
+            measures.
         dataset: name of ``data.datasets``.
         split: of it.
         columns: figures of a results.json, by their place in its summary.
         rows: line -> published figures, in percent, one for each column.
         weights: line -> weights; of the others nobody published any.
-        folders: line -> folder under the data set's root ("refine" only).
+        folders: line -> folder under the data set's root ("refine": of images and masks; "labels":
+            of the label maps that are refined).
         options: line -> more options of the command.
         recipe: what trains the weights; "" if nothing of ours does.
         needs: why no command measures it.
@@ -112,7 +114,7 @@ def _line(
     known: Mapping[str, Path | None],
     no_data: str,
 ) -> Line:
-    missing = [no_data] if no_data and table.kind == "segment" else []
+    missing = [no_data] if no_data else []
     model, found = table.weights.get(name), None
     if model is None:
         recipe = f"; {table.recipe} trains one of its kind" if table.recipe else ""
@@ -120,32 +122,40 @@ def _line(
     else:
         found, problem = _find_weights(model, weights, known)
         missing += [problem] if problem else []
-    if found is None:
-        return Line(name, figures, (), tuple(missing))
     root = data / table.dataset
+    folder = root / table.folders.get(name, "")
+    if name in table.folders and not folder.is_dir():
+        missing.append(_missing_folder(table, folder))
+    command = ["evaluate", "--dataset", table.dataset, "--root", str(root), "--split", table.split]
     if table.kind == "refine":
-        folder = root / table.folders[name]
-        if not folder.is_dir():
-            where = DATASETS[table.dataset].where
-            missing.append(
-                f"data: the folder {folder} of NAME_im.jpg, NAME_gt.png and this line's coarse "
-                f"masks NAME_seg.png; {where}"
-            )
         command = ["evaluate", str(folder), "--mode", "published"]
+    if table.kind == "labels":
+        command += ["--predictions", str(folder), "--refiner", found or ""]
     else:
-        command = ["evaluate", "--dataset", table.dataset, "--root", str(root)]
-        command += ["--split", table.split]
-    command += ["--model", found, *table.options.get(name, ())]
+        command += ["--model", found or ""]
+    command += table.options.get(name, ())
     return Line(name, figures, () if missing else tuple(command), tuple(missing))
+
+
+def _missing_folder(table: Table, folder: Path) -> str:
+    if table.kind == "labels":
+        return (
+            f"data: the folder {folder} of this line's label maps NAME.png, classes 0 to N - 1, "
+            "made from what the authors pass on with the published code"
+        )
+    return (
+        f"data: the folder {folder} of NAME_im.jpg, NAME_gt.png and this line's coarse masks "
+        f"NAME_seg.png; {DATASETS[table.dataset].where}"
+    )
 
 
 def _missing_data(table: Table, data: Path) -> str:
     root, spec = data / table.dataset, DATASETS[table.dataset]
-    if table.kind == "segment":
+    if table.kind in ("segment", "labels"):
         try:
             open_dataset(table.dataset, root, table.split)
         except InputError as error:
-            first = str(error).splitlines()[0]
+            first = str(error).splitlines()[0].removesuffix("; expected:")
             return f"data: {first} (crispseg datasets {spec.name}); {spec.where}"
     return ""
 

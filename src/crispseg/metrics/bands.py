@@ -30,6 +30,7 @@ Words = NDArray[np.uint64]
 WORD_PX = 64
 ONE, LAST = np.uint64(1), np.uint64(WORD_PX - 1)
 STRIP_ROWS, STRIP_PIXELS = 128, 1 << 18  # the least of a strip: what stays in the cache
+PACKED_PIXELS = 1 << 17  # of flags at a time, before they are bits
 
 
 class Strip(NamedTuple):
@@ -252,10 +253,17 @@ def _pack(one: NDArray[Any], other: NDArray[Any] | int, margin: int, words: int)
         one, other = one.view(np.uint8), other.view(np.uint8)  # bytes are compared faster
     height, width = one.shape
     begin = WORD_PX * margin
-    flags = np.zeros((height, WORD_PX * words), np.bool_)
-    np.not_equal(one, other, out=flags[:, begin : begin + width])
-    octets = np.packbits(flags.reshape(-1), bitorder="little")
-    return octets.view("<u8").astype(np.uint64, copy=False).reshape(height, words)
+    step = max(1, PACKED_PIXELS // (WORD_PX * words))
+    flags = np.zeros((min(step, height), WORD_PX * words), np.bool_)
+    out = np.empty((height, words), np.uint64)
+    for y0 in range(0, height, step):
+        rows = slice(y0, min(y0 + step, height))
+        some = flags[: rows.stop - y0]
+        second = other[rows] if isinstance(other, np.ndarray) else other
+        np.not_equal(one[rows], second, out=some[:, begin : begin + width])
+        octets = np.packbits(some.reshape(-1), bitorder="little")
+        out[rows] = octets.view("<u8").reshape(-1, words)
+    return out
 
 
 def _valid_words(part: NDArray[Any], void: int | None, margin: int, words: int) -> Words:

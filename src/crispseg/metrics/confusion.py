@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from crispseg.types import InputError
 
 BLOCK_PIXELS = 1 << 18  # so that the block's pairs stay in the processor's cache
-LEAST_RUN = 16  # pixels on average; below, runs are not worth finding
+LEAST_RUN = 10  # pixels on average; below, runs are not worth finding
+MOST_BYTES = 255  # classes of which one more than all still has a byte
 
 
 class ConfusionMatrix:
@@ -73,7 +74,7 @@ class ConfusionMatrix:
             lengths[1:] -= ends[:-1]
             lengths[0] += 1
             prediction, truth = prediction[ends], truth[ends]
-        elif prediction.dtype == np.uint8 == truth.dtype:
+        elif prediction.dtype == np.uint8 == truth.dtype and self.num_classes < MOST_BYTES:
             return self._count_bytes(prediction, truth)
         valid = truth != self.ignore_index
         if not valid.all():
@@ -90,21 +91,26 @@ class ConfusionMatrix:
     def _count_bytes(
         self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
-        """Counts of a block by a table of all pairs of bytes: void need not be taken out first."""
-        pairs = truth.astype(np.uint16)
-        pairs <<= 8
-        pairs |= prediction
-        table = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
-        if 0 <= self.ignore_index <= 255:
+        """Counts of a block with one more class for all that is none, so that void may stay."""
+        none = np.uint8(self.num_classes)
+        pairs = np.minimum(truth, none).astype(np.uint16)
+        pairs *= np.uint16(self.num_classes + 1)
+        pairs += np.minimum(prediction, none)
+        table = np.bincount(pairs, minlength=(self.num_classes + 1) ** 2)
+        table = table.reshape(self.num_classes + 1, -1)
+        voids = np.count_nonzero(truth == self.ignore_index)
+        if self.ignore_index < self.num_classes:
             table[self.ignore_index] = 0
-        inside = min(self.num_classes, 256)
-        if int(table[:inside, :inside].sum()) < int(table.sum()):
-            for name, counts in (("truth", table.sum(axis=1)), ("prediction", table.sum(axis=0))):
-                if len(wrong := np.flatnonzero(counts[inside:])):
-                    raise self._no_class(name, inside + int(wrong[-1]))
-        found = np.zeros_like(self.counts)
-        found[:inside, :inside] = table[:inside, :inside]
-        return found
+        elif int(table[-1].sum()) == voids:
+            table[-1] = 0
+        for name, labels, strays in (
+            ("truth", truth, table[-1]),
+            ("prediction", prediction, table[:-1, -1]),
+        ):
+            if strays.any():
+                valid = labels[truth != self.ignore_index]
+                raise self._no_class(name, int(valid.max()))
+        return table[:-1, :-1]
 
     def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
         """The matrix of both parts of the data.

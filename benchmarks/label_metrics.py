@@ -6,8 +6,8 @@ Pairs of truth and prediction are written as palette PNGs: objects with void bor
 has them, areas that fill the image, and noise. Decoding (``crispseg.io.labels.read_labels``, both
 files; Pillow beside it) and measuring run in turn, image by image, on one thread. Measuring is the
 confusion matrix, from which IoU and accuracy of every class follow, and all that ``crispseg
-evaluate`` has of an image (``score_labels``: the matrix, mBA with both kinds of radii), in CPU time. The matrix
-must be that of a plain count.
+evaluate`` has of an image (``score_labels``: the matrix, mBA with both kinds of radii), in CPU
+time. The matrix must be that of a plain count.
 """
 
 from __future__ import annotations

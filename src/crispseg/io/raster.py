@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from crispseg.io.atomic import StrPath
 from crispseg.io.image import to_rgb
 from crispseg.io.mask import colour_values
-from crispseg.io.windows import Flags, Ranges, needs_extra, windows_of
-from crispseg.types import Box, Image, InputError, Mask, Size, mask_scale, scaled_mask, scaled_value
+from crispseg.io.windows import Flags, RangedMask, Ranges, needs_extra, windows_of
+from crispseg.types import Box, Image, InputError, Mask, Size, mask_scale, scaled_mask
 
 BLOCK = 512
 SCAN_PX = 1 << 21
@@ -137,7 +137,7 @@ class RasterImage:
         return self._dataset.flags(box)
 
 
-class RasterMask:
+class RasterMask(RangedMask):
     """A raster as a MaskSource; nodata counts as outside the object.
 
     Args:
@@ -165,10 +165,6 @@ class RasterMask:
     def read(self, box: Box) -> Mask:
         """See MaskSource."""
         return scaled_mask(self._values(box), self._scale)
-
-    def constant(self, box: Box) -> float | None:
-        """See MaskSource."""
-        return scaled_value(self._ranges.constant(box), self._scale)
 
     def _values(self, box: Box) -> NDArray[Any]:
         values = colour_values(self._dataset.bands(box), self._path)

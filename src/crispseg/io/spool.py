@@ -19,7 +19,7 @@ from crispseg.io.decode import DEFAULT_MAX_PIXELS, open_stored, upright
 from crispseg.io.image import to_rgb
 from crispseg.io.mask import colour_values, values_of_palette
 from crispseg.io.store import damaged, put_on_disk
-from crispseg.io.windows import Ranges
+from crispseg.io.windows import RangedMask, Ranges
 from crispseg.types import (
     Box,
     Image,
@@ -28,7 +28,6 @@ from crispseg.types import (
     Size,
     mask_scale,
     scaled_mask,
-    scaled_value,
 )
 
 BAND_BYTES = 8 << 20
@@ -125,7 +124,7 @@ class SpooledImage:
         """See ImageSource: a photo is valid everywhere."""
 
 
-class SpooledMask:
+class SpooledMask(RangedMask):
     """Any mask that ``read_mask`` reads, as a MaskSource; the same values.
 
     Args:
@@ -170,10 +169,6 @@ class SpooledMask:
     def read(self, box: Box) -> Mask:
         """See MaskSource."""
         return scaled_mask(self._raw.read(box), self._scale)
-
-    def constant(self, box: Box) -> float | None:
-        """See MaskSource."""
-        return scaled_value(self._ranges.constant(box), self._scale)
 
 
 class _Plane:

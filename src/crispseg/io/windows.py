@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispseg.io.atomic import StrPath
-from crispseg.types import Box, Image, InputError, Mask, Size
+from crispseg.types import Box, Image, InputError, Mask, Size, scaled_value
 
 Flags = NDArray[np.bool_]
 
@@ -173,6 +173,17 @@ class Ranges:
         cells = _cells(box)
         low, high = self._low[cells].min(), self._high[cells].max()
         return float(low) if low == high else None
+
+
+class RangedMask:
+    """A MaskSource that knows its ranges and what its values are divided by."""
+
+    _ranges: Ranges
+    _scale: float
+
+    def constant(self, box: Box) -> float | None:
+        """See MaskSource."""
+        return scaled_value(self._ranges.constant(box), self._scale)
 
 
 def _cells(box: Box) -> tuple[slice, slice]:

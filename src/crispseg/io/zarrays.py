@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from crispseg.io.atomic import StrPath
 from crispseg.io.image import to_rgb
-from crispseg.io.windows import Ranges, needs_extra, windows_of
-from crispseg.types import Box, Image, InputError, Mask, Size, mask_scale, scaled_mask, scaled_value
+from crispseg.io.windows import RangedMask, Ranges, needs_extra, windows_of
+from crispseg.types import Box, Image, InputError, Mask, Size, mask_scale, scaled_mask
 
 CHUNK = 1024
 
@@ -90,7 +90,7 @@ class ZarrImage:
         """See ImageSource: all of it."""
 
 
-class ZarrMask:
+class ZarrMask(RangedMask):
     """A Zarr array as a MaskSource.
 
     Args:
@@ -118,10 +118,6 @@ class ZarrMask:
     def read(self, box: Box) -> Mask:
         """See MaskSource."""
         return scaled_mask(self._windows.read(box), self._scale)
-
-    def constant(self, box: Box) -> float | None:
-        """See MaskSource."""
-        return scaled_value(self._ranges.constant(box), self._scale)
 
 
 class ZarrSink:

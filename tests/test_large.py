@@ -269,6 +269,8 @@ def test_another_input_model_or_option_is_refused(job, monkeypatch) -> None:
     assert run_folder(job.output).is_dir()
     with pytest.raises(InputError, match=r"begun with another guard; .*--restart"):
         refine_large(job, refiner(guard=False))
+    with pytest.raises(InputError, match="another device or precision"):
+        refine_large(job, refiner(precision="bf16"))
     with pytest.raises(InputError, match="another tile size"):
         changed = refiner()
         changed.tile_size = 132

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "tiling": {"types", "io"},
     "layers": {"types"},
     "models": {"types", "io", "layers"},
-    "runtime": {"types", "layers", "models", "tiling"},
+    "runtime": {"types", "io", "layers", "models", "tiling"},
     "refiners": {"types", "io", "layers", "models", "tiling", "runtime"},
     "segmenters": {"types", "layers", "models", "tiling", "runtime"},
     "data": {"types", "io"},

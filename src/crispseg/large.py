@@ -358,7 +358,7 @@ def _subject(job: Job, refiner: CascadeRefiner) -> dict[str, Any]:
         "mask": fingerprint(job.mask),
         "region": fingerprint(job.region) if job.region else None,
         "model": digest.hexdigest(),
-        "device": refiner.device.type,
+        "device or precision": [refiner.device.type, refiner.network.arithmetic],
         "tile size": refiner.tile_size,
         "fast": refiner.fast,
         "calibration": refiner.temperature,

@@ -42,6 +42,7 @@ from crispseg.refiners.base import Progress
 from crispseg.refiners.cascade import CascadeRefiner, Mode
 from crispseg.refiners.scene import Way
 from crispseg.runtime.memory import parse_bytes
+from crispseg.runtime.precision import Precision
 from crispseg.segmenters.base import Labels, label_dtype
 from crispseg.segmenters.load import load_segmenter
 from crispseg.segmenters.network import NetworkSegmenter, write_labels_to, write_values_to
@@ -62,6 +63,7 @@ def load_refiner(
     workers: int = 1,
     calibrated: bool = True,
     guard: bool = True,
+    precision: Precision | None = None,
 ) -> CascadeRefiner:
     """Load a refiner once, to use it for many images.
 
@@ -76,6 +78,7 @@ def load_refiner(
         workers: tiles that run at the same time on the CPU; the same result.
         calibrated: probabilities that are right as often as they say, where the weights know how.
         guard: keep the given mask where a change is not to be trusted.
+        precision: "exact", "auto", "bf16", "fp16", "fp32" or "plain", see ``CascadeRefiner``.
 
     Raises:
         InputError: unknown model or unusable file, option out of range, device not there.
@@ -90,6 +93,7 @@ def load_refiner(
         workers=workers,
         calibrated=calibrated,
         guard=guard,
+        precision=precision,
     )
 
 
@@ -108,6 +112,7 @@ def refine(
     batch_size: int = 1,
     calibrated: bool = True,
     guard: bool = True,
+    precision: Precision | None = None,
     roi: Box | None = None,
     progress: Progress | None = None,
 ) -> Mask:
@@ -126,6 +131,7 @@ def refine(
         batch_size: most tiles in one network call.
         calibrated: honest probabilities, where the weights know how.
         guard: keep the given mask where a change is not to be trusted.
+        precision: see ``load_refiner``.
         roi: only this part may change.
         progress: called with (network runs done, network runs in all).
 
@@ -144,6 +150,7 @@ def refine(
         batch_size=batch_size,
         calibrated=calibrated,
         guard=guard,
+        precision=precision,
     )
     return refiner.refine(image, mask, roi=roi, progress=progress)
 

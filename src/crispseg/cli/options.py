@@ -28,6 +28,17 @@ class Mode(StrEnum):
     published = "published"
 
 
+class PrecisionName(StrEnum):
+    """Choices of ``--precision``."""
+
+    plain = "plain"
+    exact = "exact"
+    auto = "auto"
+    bf16 = "bf16"
+    fp16 = "fp16"
+    fp32 = "fp32"
+
+
 Fast = Annotated[bool, typer.Option("--fast", help="Global step only: quick, less fine.")]
 TileSize = Annotated[
     int, typer.Option(help="Side of the tiles in pixels; smaller needs less memory.")
@@ -36,6 +47,13 @@ ModeOption = Annotated[
     Mode, typer.Option(help="published: the released package's procedure to the digit.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+PrecisionOption = Annotated[
+    PrecisionName | None,
+    typer.Option(
+        help="exact or fp32: float32; auto: the quickest here, as measured once; bf16, fp16; "
+        "plain: the network as written. Without it auto, but exact with --mode published."
+    ),
+]
 BatchSize = Annotated[int, typer.Option(help="Most tiles in one network call.")]
 Workers = Annotated[int, typer.Option(help="Tiles that run at the same time on the CPU.")]
 Guard = Annotated[

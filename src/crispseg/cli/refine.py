@@ -20,6 +20,7 @@ from crispseg.cli.options import (
     Guard,
     Mode,
     ModeOption,
+    PrecisionOption,
     Quiet,
     Restart,
     TileSize,
@@ -105,6 +106,7 @@ def refine(
     workers: Workers = 1,
     guard: Guard = True,
     calibrated: Calibrated = True,
+    precision: PrecisionOption = None,
     confidence: Confidence = None,
     preview: Preview = None,
     max_megapixels: AnySize = None,
@@ -130,7 +132,7 @@ def refine(
         mask_only = {"--fast": fast, "--binary": binary, "--roi": roi, "--preview": preview}
         mask_only |= {"--confidence": confidence, "--mode": mode is not Mode.default}
         mask_only |= {"--memory": memory, "--region": region, "--polygons": polygons}
-        refuse(mask_only | {"--restart": restart})
+        refuse(mask_only | {"--restart": restart, "--precision": precision})
         by = MethodJob(image, mask, output, labels, method.value, limit or DEFAULT_MAX_PIXELS)
         weights = Weights(model, segmenter, refinement, device)
         refine_by_method(by, weights, ignore_index, quiet=quiet, as_json=as_json)
@@ -142,7 +144,7 @@ def refine(
     _check(outputs, polygons, (image, mask), large=large)
     options: dict[str, Any] = {"tile_size": tile_size, "mode": mode.value, "fast": fast}
     options |= {"device": device, "batch_size": batch_size, "workers": workers}
-    options |= {"calibrated": calibrated, "guard": guard}
+    options |= {"calibrated": calibrated, "guard": guard, "precision": precision}
     if large:
         report = _streamed(job, model, options, quiet)
     else:

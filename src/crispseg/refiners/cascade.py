@@ -32,6 +32,7 @@ from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.published import refine_published
 from crispseg.refiners.scene import Way, refine_scene
 from crispseg.runtime.device import resolve_device
+from crispseg.runtime.precision import Precision
 from crispseg.tiling.blend import RamMerger
 from crispseg.tiling.grid import enlargements, magnifications, plan_tiles
 from crispseg.tiling.resample import bilinear_window, resize_area
@@ -68,6 +69,9 @@ class CascadeRefiner:
             probability is the share of such pixels that are object.
         guard: keep the given mask where a change is not to be trusted; needs weights that
             ``recipes/fit_guard.py`` has seen. Neither applies to the published mode.
+        precision: "exact" (float32, within 1e-4 of the network as written), "auto" (the quickest
+            that this machine was measured to have), "bf16", "fp16", "fp32" (as "exact") or
+            "plain" (as written); None: "exact" in the published mode, else "auto".
 
     Raises:
         InputError: an option out of range, a device that is not there, damaged weights.
@@ -85,6 +89,7 @@ class CascadeRefiner:
         workers: int = 1,
         calibrated: bool = True,
         guard: bool = True,
+        precision: Precision | None = None,
     ) -> None:
         if mode not in ("default", "published"):
             raise InputError(f"mode must be default or published, not {mode!r}")
@@ -104,8 +109,10 @@ class CascadeRefiner:
         fitted = Calibration.from_metadata(model.metadata)
         self.temperature = fitted.temperature if calibrated else 1.0
         self.guard = fitted.guard if guard else None
+        published = mode == "published"
+        precision = precision or ("exact" if published else "auto")
         self.network = CascadeNetwork(
-            model, self.device, published=mode == "published", workers=workers
+            model, self.device, published=published, precision=precision, workers=workers
         )
 
     def refine(

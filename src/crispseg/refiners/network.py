@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crispseg.layers.blocks import pad_to_multiple
-from crispseg.models.cascadepsp import CascadeLogits, CascadeModule
+from crispseg.models.cascadepsp import CascadeModule
 from crispseg.models.weights import LoadedModel
+from crispseg.runtime.arithmetic import Arithmetic
+from crispseg.runtime.compiled import (
+    CascadeForm,
+    Finals,
+    PlainForm,
+    compile_cascade,
+    has_compiled_form,
+)
 from crispseg.runtime.device import best_format
+from crispseg.runtime.precision import DIRECT, choose
 from crispseg.types import InputError
 
 Array = NDArray[np.float32]
@@ -32,16 +43,27 @@ class CascadeNetwork:
     Args:
         model: a CascadePSP network and its preprocessing.
         device: where it runs.
-        published: pad and lay out memory as the released package does, to the digit.
+        published: pad, and lay out memory, as the released package does.
+        precision: see ``runtime.precision.choose``. "auto" measures only where the network has
+            a compiled form; others run as they are written, in float32.
         workers: on the CPU, samples that are run at the same time, each with its share of the
             cores; the same bits.
 
+    Attributes:
+        arithmetic: how the network computes, in words; it decides the last bits of a result.
+
     Raises:
-        InputError: another kind of network.
+        InputError: another kind of network, another precision.
     """
 
     def __init__(
-        self, model: LoadedModel, device: torch.device, *, published: bool, workers: int = 1
+        self,
+        model: LoadedModel,
+        device: torch.device,
+        *,
+        published: bool,
+        precision: str = "plain",
+        workers: int = 1,
     ) -> None:
         if not isinstance(model.module, CascadeModule):
             raise InputError(
@@ -50,11 +72,34 @@ class CascadeNetwork:
             )
         self._published = published
         self._workers = workers
-        self._format = torch.contiguous_format if published else best_format(model.module)
-        self.module = model.module.eval().to(device).to(memory_format=self._format)
         self.device = device
+        self.module = model.module.eval()
         self._mean = torch.tensor(model.mean).view(1, 3, 1, 1)
         self._std = torch.tensor(model.std).view(1, 3, 1, 1)
+        as_written = precision == "auto" and not has_compiled_form(self.module)
+        chosen = choose("plain" if as_written else precision, device)
+        self.arithmetic = str(chosen) if chosen else "float32, as written"
+        self._is_half = chosen is not None and chosen.dtype is torch.float16
+        self._form, self._format = self._compiled(chosen)
+
+    def _compiled(self, arithmetic: Arithmetic | None) -> tuple[CascadeForm, torch.memory_format]:
+        form = compile_cascade(self.module, arithmetic)
+        layout = torch.channels_last
+        if isinstance(form, PlainForm):
+            plain = self._published and arithmetic is None
+            layout = torch.contiguous_format if plain else best_format(self.module)
+            form.to(memory_format=layout)
+        return cast(CascadeForm, cast(nn.Module, form).to(self.device)), layout
+
+    def _finite(self, found: Finals, again: Callable[[CascadeForm], Finals]) -> Finals:
+        """What was found; if float16 was too small for it, what float32 finds instead."""
+        if not self._is_half or all(bool(x.isfinite().all()) for x in found):
+            return found
+        return again(self._in_float32)
+
+    @cached_property
+    def _in_float32(self) -> CascadeForm:
+        return self._compiled(DIRECT)[0]
 
     def image_tensor(self, image: NDArray[np.generic], peak: float) -> Tensor:
         """(h, w, 3) in 0..``peak`` -> (1, 3, h, w) float32, normalised, on the CPU."""
@@ -98,13 +143,15 @@ class CascadeNetwork:
             For each mask (2, h, w) float32 probabilities, as ``probabilities``.
         """
         height, width = image.shape[-2:]
-        shared = self.module.encode_image(self._place(pad_to_multiple(image, STRIDE, 0.0)))
+        pixels = self._place(pad_to_multiple(image, STRIDE, 0.0))
+        shared = self._form.encode_image(pixels)
         results = []
         for mask in masks:
-            seg = torch.from_numpy(np.ascontiguousarray(mask))[None, None]
-            logits = self.module.run_levels(shared, self._place(pad_to_multiple(seg, STRIDE, -1.0)))
-            both = torch.cat([logits.s1, logits.s4_3], dim=1)[0, :, :height, :width]
-            results.append(both.float().sigmoid().cpu().numpy())
+            whole = torch.from_numpy(np.ascontiguousarray(mask))[None, None]
+            seg = self._place(pad_to_multiple(whole, STRIDE, -1.0))
+            found = self._form.finals(shared, seg)
+            found = self._finite(found, partial(_finals, pixels=pixels, seg=seg))
+            results.append(_probabilities(found, height, width)[0])
         return results
 
     def _run_at_once(self, samples: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> list[Array]:
@@ -124,9 +171,8 @@ class CascadeNetwork:
         # The image is padded with 0 after normalisation, masks with background (released code).
         padded = [self._place(self._pad(image, 0.0))]
         padded += [self._place(self._pad(mask, -1.0)) for mask in masks]
-        logits: CascadeLogits = self.module(*padded)
-        both = torch.cat([logits.s1, logits.s4_3], dim=1)[:, :, :height, :width]
-        return both.float().sigmoid().cpu().numpy()
+        found = self._finite(self._form(*padded), lambda form: form(*padded))
+        return _probabilities(found, height, width)
 
     def _pad(self, x: Tensor, value: float) -> Tensor:
         height, width = x.shape[-2:]
@@ -137,3 +183,13 @@ class CascadeNetwork:
 
     def _place(self, x: Tensor) -> Tensor:
         return x.to(self.device).contiguous(memory_format=self._format)
+
+
+def _probabilities(found: Finals, height: int, width: int) -> NDArray[np.float32]:
+    """(N, 2, height, width): final, and at stride 4."""
+    both = torch.cat(found, dim=1)[:, :, :height, :width]
+    return both.sigmoid().cpu().numpy()
+
+
+def _finals(form: CascadeForm, pixels: Tensor, seg: Tensor) -> Finals:
+    return form.finals(form.encode_image(pixels), seg)

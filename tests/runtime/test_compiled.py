@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from crispseg.models import resnet
+from crispseg.models.build import build
 from crispseg.models.cascadepsp import RefinementModule
 from crispseg.runtime import arithmetic as arithmetics
 from crispseg.runtime.arithmetic import Arithmetic
@@ -92,3 +93,22 @@ def test_the_network_itself_stays_as_it_is(module) -> None:
         compile_cascade(module, arithmetic)
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("size", [(64, 96), (50, 71)])
+@torch.inference_mode()
+def test_the_bundled_architecture_gives_the_same(size) -> None:
+    torch.manual_seed(0)
+    module = build("cascadepsp-lite")
+    for head in (module.head_s8, module.head_s4, module.head_s1):
+        head.weight *= 10
+    module = randomised(module)
+    form = compile_cascade(module, Arithmetic())
+    for masks in (1, 2):
+        inputs = scene(size, masks)
+        expected, found = module(*inputs), form(*inputs)
+        assert expected.s1.std() > 0.5
+        for ours, theirs in ((found.s1, expected.s1), (found.s4, expected.s4_3)):
+            torch.testing.assert_close(ours.sigmoid(), theirs.sigmoid(), atol=1e-4, rtol=0)
+    norms = [layer for layer in form.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert len(norms) == 2 < sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())

@@ -95,11 +95,13 @@ def lite() -> LoadedModel:
 
 def test_the_refiner_passes_it_on(monkeypatch) -> None:
     def never():
-        raise AssertionError("measured for a network that has no compiled form")
+        raise AssertionError("measured for a network that is not the published one")
 
     monkeypatch.setattr(precision, "fastest", never)
     model = lite()
-    assert CascadeRefiner(model, device="cpu").network.arithmetic == "float32, as written"
+    assert CascadeRefiner(model, device="cpu").network.arithmetic == str(EXACT)
+    plain = CascadeRefiner(model, device="cpu", precision="plain").network.arithmetic
+    assert plain == "as written"
     half = CascadeRefiner(model, device="cpu", precision="bf16").network.arithmetic
     assert half == "bfloat16, direct"
     with pytest.raises(InputError, match="precision must be one of"):

@@ -22,7 +22,7 @@ from crispseg.runtime.compiled import (
     Finals,
     PlainForm,
     compile_cascade,
-    has_compiled_form,
+    is_published,
 )
 from crispseg.runtime.device import best_format
 from crispseg.runtime.precision import DIRECT, choose
@@ -44,8 +44,8 @@ class CascadeNetwork:
         model: a CascadePSP network and its preprocessing.
         device: where it runs.
         published: pad, and lay out memory, as the released package does.
-        precision: see ``runtime.precision.choose``. "auto" measures only where the network has
-            a compiled form; others run as they are written, in float32.
+        precision: see ``runtime.precision.choose``. "auto" measures for the published network;
+            for others it is "exact".
         workers: on the CPU, samples that are run at the same time, each with its share of the
             cores; the same bits.
 
@@ -76,9 +76,9 @@ class CascadeNetwork:
         self.module = model.module.eval()
         self._mean = torch.tensor(model.mean).view(1, 3, 1, 1)
         self._std = torch.tensor(model.std).view(1, 3, 1, 1)
-        as_written = precision == "auto" and not has_compiled_form(self.module)
-        chosen = choose("plain" if as_written else precision, device)
-        self.arithmetic = str(chosen) if chosen else "float32, as written"
+        is_small = precision == "auto" and not is_published(self.module)
+        chosen = choose("exact" if is_small else precision, device)
+        self.arithmetic = str(chosen) if chosen else "as written"
         self._is_half = chosen is not None and chosen.dtype is torch.float16
         self._form, self._format = self._compiled(chosen)
 

@@ -25,8 +25,10 @@ from torch import Tensor, nn
 from crispseg.layers.blocks import resize
 from crispseg.layers.pyramid import PyramidPooling
 from crispseg.models.cascadepsp import CascadeModule, RefinementModule, UpBlock
+from crispseg.models.cascadepsp_lite import LiteRefinementModule
 from crispseg.models.resnet import Bottleneck, ResNet
 from crispseg.runtime.arithmetic import Arithmetic
+from crispseg.runtime.compiled_lite import compile_lite
 from crispseg.runtime.fold import fold_norm, like, part_of_norm
 from crispseg.runtime.rows import PointConv, doubled, rows_of
 
@@ -106,12 +108,14 @@ def compile_cascade(module: CascadeModule, arithmetic: Arithmetic | None) -> Cas
     """
     if arithmetic is None:
         return PlainForm(module)
-    if has_compiled_form(module):
+    if is_published(module):
         return CompiledRefinement(cast(RefinementModule, module), arithmetic).eval()
+    if type(module) is LiteRefinementModule and arithmetic.dtype is torch.float32:
+        return PlainForm(compile_lite(module))
     return PlainForm(module, arithmetic.dtype)
 
 
-def has_compiled_form(module: nn.Module) -> bool:
+def is_published(module: nn.Module) -> bool:
     """Whether a network is the published one, on any ResNet of bottlenecks with a plain stem."""
     trunk = module.trunk if type(module) is RefinementModule else None
     if not isinstance(trunk, ResNet) or not isinstance(trunk.conv1, nn.Conv2d):

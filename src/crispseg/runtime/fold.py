@@ -58,3 +58,11 @@ def part_of_norm(norm: nn.BatchNorm2d, channels: slice) -> nn.BatchNorm2d:
     part.weight = nn.Parameter(norm.weight.detach()[channels].clone(), requires_grad=False)
     part.bias = nn.Parameter(norm.bias.detach()[channels].clone(), requires_grad=False)
     return part.eval()
+
+
+def norm_before(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Conv2d:
+    """One 1x1 convolution that is ``norm``, then ``conv``, which has a bias and no padding."""
+    scale, shift = scale_and_shift(norm)
+    weight = conv.weight.detach().double()[:, :, 0, 0]
+    bias = cast(Tensor, conv.bias).detach().double() + weight @ shift
+    return like(conv, (weight * scale)[..., None, None], bias)

@@ -149,12 +149,13 @@ class DirectConv(RowConv):
 
     def convolve(self, band: Tensor, above: int, below: int) -> Tensor:
         """See RowConv."""
-        pad = self.dilation
+        pad, rows = self.dilation, above + band.shape[-2] + below - 2 * self.dilation
         band = band.contiguous(memory_format=self.format)
-        if above == below == pad:
-            return F.conv2d(band, self.weight, self.bias, 1, pad, pad)
-        band = F.pad(band, (0, 0, above, below))
-        return F.conv2d(band, self.weight, self.bias, 1, (0, pad), pad)
+        if above == below == 0:
+            return F.conv2d(band, self.weight, self.bias, 1, (0, pad), pad)
+        # Padded on both sides: a copy with zeros would cost more than a few rows too many.
+        out = F.conv2d(band, self.weight, self.bias, 1, pad, pad)
+        return out[:, :, pad - above : pad - above + rows]
 
 
 class PointConv(nn.Module):

@@ -1,0 +1,227 @@
+"""How much sooner crispseg answers than PyPI's segmentation-refinement 0.6, on a CPU.
+
+    .venv/bin/python benchmarks/published_speed.py --tile                # one local tile
+    .venv/bin/python benchmarks/published_speed.py --size 3492x2328        # the whole procedure
+
+The package and the full network here have the same weights: random ones, except that one channel
+carries the given mask from the stem to the last logit (``follow_the_mask``), with noise from all
+the others. Without that, which tiles are run would mean nothing: the package skips tiles by what
+its global step found. So the coarse result is about the given mask, as it is with trained weights.
+
+The photo is the demo's, enlarged to ``--size``, with its rough mask. Sides take turns in one
+process; the package takes minutes for a photo. Wall and processor seconds are both
+given, as medians: on a machine that is also busy with something else the second is the better one.
+Prints one row a side, and one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+import crispseg
+from crispseg.models.build import build
+from crispseg.models.cascadepsp import RefinementModule
+from crispseg.models.weights import PUBLISHED_NAMES, LoadedModel, load_model
+from crispseg.refiners.cascade import CascadeRefiner
+from crispseg.refiners.network import CascadeNetwork
+
+ASSETS = Path(crispseg.__file__).parent / "cli" / "assets"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SEED_CHANNEL = 3  # of the stem's input: the given mask
+LOGIT, NOISE = 6.0, 0.02
+
+
+def random_network() -> RefinementModule:
+    """Weights as trained ones are in size, norms that are not the identity."""
+    torch.manual_seed(0)
+    module = build("cascadepsp-resnet50").eval()
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.normal_(0, 0.2)
+                layer.running_var.uniform_(0.5, 1.5)
+                layer.weight.uniform_(0.5, 1.2)
+                layer.bias.normal_(0, 0.2)
+        follow_the_mask(module)
+    return module
+
+
+def follow_the_mask(module: RefinementModule) -> None:
+    """Channel 0 of stem, up_2, up_3 and the last head carries the given mask; no other reads it."""
+    stem = module.trunk.conv1.weight
+    stem[0] = 0
+    stem[0, SEED_CHANNEL, 3, 3] = 1
+    joined = module.up_2.shortcut.in_channels  # where the stem's channels begin
+    norm, _, first, middle, _, second = module.up_2.conv
+    for layer, channel, shift in ((norm, joined, 1.0), (middle, 0, 0.0)):
+        layer.running_mean[channel], layer.running_var[channel] = 0, 1 - layer.eps
+        layer.weight[channel], layer.bias[channel] = 1, shift
+    for conv, source in ((first, joined), (second, 0)):
+        conv.weight[0], conv.bias[0] = 0, 0
+        conv.weight[0, source, 1, 1] = 1
+    for block in (module.up_2.conv2, module.up_3.conv, module.up_3.conv2):
+        block[-1].weight[0], block[-1].bias[0] = 0, 0
+    module.up_2.shortcut.weight[0], module.up_2.shortcut.bias[0] = 0, 0
+    module.up_3.shortcut.weight[0], module.up_3.shortcut.bias[0] = 0, 0
+    module.up_3.shortcut.weight[0, 0] = 1
+    hidden, _, last = module.head_s1
+    hidden.weight[0], hidden.bias[0] = 0, 0
+    hidden.weight[0, 0] = 1
+    last.weight *= NOISE
+    last.weight[0, 0], last.bias[0] = LOGIT, -LOGIT
+
+
+def package_refiner(module: RefinementModule):
+    """The package's own refiner with our weights, read from a file as it reads its own."""
+    import segmentation_refinement
+
+    names = {new: old for old, new in PUBLISHED_NAMES.items()}
+    state = {}
+    for key, value in module.state_dict().items():
+        new = next((n for n in sorted(names, key=len, reverse=True) if key.startswith(n)), "")
+        state["module." + names.get(new, "") + key.removeprefix(new)] = value
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(state, Path(folder) / "model")
+        return segmentation_refinement.Refiner(
+            device="cpu", model_folder=folder, download_and_check_model=False
+        )
+
+
+def photo(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The demo's photo and rough mask at (width, height)."""
+    with Image.open(ASSETS / "photo.jpg") as file:
+        image = np.asarray(file.convert("RGB").resize(size, Image.Resampling.BICUBIC))
+    with Image.open(ASSETS / "rough.png") as file:
+        mask = np.asarray(file.convert("L").resize(size, Image.Resampling.BICUBIC)) > 127
+    return image, mask
+
+
+def tile_sides(module: RefinementModule, side: int) -> dict[str, Callable[[], np.ndarray]]:
+    """One local tile: two levels of the cascade; (side, side) probabilities."""
+    from segmentation_refinement.eval_helper import safe_forward
+
+    image, mask = photo((side, side))
+    soft = mask.astype(np.float32) * 1.8 - 0.9
+    package = package_refiner(module).model
+
+    def network(model: LoadedModel, **options: object) -> Callable[[], np.ndarray]:
+        net = CascadeNetwork(model, torch.device("cpu"), **options)
+        pixels = net.image_tensor(image, 255)
+        return lambda: net.probabilities([pixels], [[np.sign(soft), soft]])[0][0]
+
+    full = LoadedModel(module, MEAN, STD, architecture="cascadepsp-resnet50", source="random")
+    pixels = CascadeNetwork(full, torch.device("cpu"), published=True).image_tensor(image, 255)
+    masks = [torch.from_numpy(m)[None, None] for m in (np.sign(soft), soft)]
+
+    @torch.no_grad()
+    def theirs() -> np.ndarray:
+        return safe_forward(package, pixels, *masks)["pred_224"][0, 0].numpy()
+
+    return {
+        "package": theirs,
+        "full, plain": network(full, published=True),
+        "full, exact": network(full, published=True, precision="exact"),
+        "full, auto": network(full, published=False, precision="auto"),
+        "lite": network(load_model("cascadepsp-lite"), published=False, precision="auto"),
+    }
+
+
+def photo_sides(
+    module: RefinementModule, size: tuple[int, int]
+) -> dict[str, Callable[[], np.ndarray]]:
+    """The whole procedure, array to array; probabilities of the package are cut to 8 bits."""
+    image, mask = photo(size)
+    package = package_refiner(module)
+    grey = mask.astype(np.uint8) * 255
+
+    def refiner(model: LoadedModel, **options: object) -> Callable[[], np.ndarray]:
+        refine = CascadeRefiner(model, device="cpu", **options).run
+
+        def run() -> np.ndarray:
+            found = refine(image, mask)
+            print(f"    {found.network_runs} passes of {found.tiles_planned} tiles and one global")
+            return found.mask
+
+        return run
+
+    full = LoadedModel(module, MEAN, STD, architecture="cascadepsp-resnet50", source="random")
+    return {
+        "package": lambda: (package.refine(image, grey) + np.float32(0.5)) / 255,
+        "full, published, exact": refiner(full, mode="published", precision="exact"),
+        "full, published, auto": refiner(full, mode="published", precision="auto"),
+        "full, default mode": refiner(full),
+        "lite, default mode": refiner(load_model("cascadepsp-lite")),
+    }
+
+
+def measure(sides: dict[str, Callable[[], np.ndarray]], rounds: int) -> list[dict[str, object]]:
+    """Every side in every round; medians, and how far results are from the first side's."""
+    wall = {name: [] for name in sides}
+    cpu = {name: [] for name in sides}
+    results = {}
+    for _ in range(rounds):
+        for name, run in sides.items():
+            start, busy = time.perf_counter(), time.process_time()
+            results[name] = run()
+            wall[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - busy)
+            print(f"  {name}: {wall[name][-1]:.1f} s, processor {cpu[name][-1]:.1f} s", flush=True)
+    first, *_ = sides
+    rows = []
+    for name, result in results.items():
+        seconds, busy = statistics.median(wall[name]), statistics.median(cpu[name])
+        rows.append(
+            {
+                "side": name,
+                "seconds": round(seconds, 2),
+                "times_faster": round(statistics.median(wall[first]) / seconds, 2),
+                "times_less_processor": round(statistics.median(cpu[first]) / busy, 2),
+                "masks_differ": float(((result > 0.5) != (results[first] > 0.5)).mean()),
+                "largest_difference": float(np.abs(result - results[first]).max()),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="3492x2328", help="width x height of the photo")
+    parser.add_argument("--tile", action="store_true", help="one local tile only")
+    parser.add_argument("--side", type=int, default=900, help="side of that tile")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--only", help="sides beside the package, separated by ;")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    width, _, height = options.size.partition("x")
+    module = random_network()
+    sides = (
+        tile_sides(module, options.side)
+        if options.tile
+        else photo_sides(module, (int(width), int(height)))
+    )
+    if options.only:
+        wanted = ["package", *options.only.split(";")]
+        sides = {name: run for name, run in sides.items() if name in wanted}
+    rows = measure(sides, options.rounds)
+    for row in rows:
+        print(", ".join(f"{key} {value}" for key, value in row.items()))
+    what = "tile" if options.tile else options.size
+    print(json.dumps({"what": what, "threads": options.threads, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

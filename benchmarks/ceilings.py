@@ -4,9 +4,9 @@
 
 The layers are typical of the published network at tiles of 900 px. Rows whose small form shows that
 they would take minutes (bf16 and fp16 without instructions for them) are measured in that small
-form only. A Winograd row counts the operations of the direct convolution, so that rows compare. Prints
-GFLOP/s, 2 FLOP a multiply-add (int8: GOP/s), from processor time if one thread runs, else from
-wall time; one JSON line.
+form only. A Winograd row counts the operations of the direct convolution, so that rows compare.
+Prints GFLOP/s, 2 FLOP a multiply-add (int8: GOP/s), from processor time if one thread runs, else
+from wall time; one JSON line.
 """
 
 from __future__ import annotations

@@ -16,8 +16,11 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score
 
 from crispseg.cli import main as cli
+from crispseg.evaluation.page import render_page
+from crispseg.evaluation.thumbnails import choose_rows
 
 NAMES = ["b</script>ird", "cat", "dog", "elk"]
+LABELS = ["--labels", "data/val/labels", "--predictions"]
 CLASSES = ["ground", "tree", "sky"]
 BROWSERS = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome", "chrome")
 
@@ -154,6 +157,30 @@ def test_the_report_is_one_whole_file(work, capsys) -> None:
     assert sum(bool(row[1]) for row in data["rows"]) == 3
     assert [item["name"] for item in data["bars"][0]["items"]] != []
     assert data["tests"]["lines"]
+    assert "<" not in page.data  # a name cannot end the data, or be markup
+
+
+def test_a_large_report_stays_small(work) -> None:
+    picture = "data:image/jpeg;base64," + "A" * 9000
+    row = {"mean_iou": 0.5, "accuracy": 0.5, "mba_released": None, "mba_paper": 0.5, "seconds": 0.0}
+    rows = [{"name": f"street_{i:06}", "counts": {"0": [1, 2, 2]}} | row for i in range(2000)]
+    summary = {"images": 2000, "classes": [{"name": "ground", "iou": 0.5}], "mean_iou": 0.5}
+    report = {"kind": "labels", "settings": {}, "inputs": {}, "summary": summary, "rows": rows}
+    names = choose_rows([one["name"] for one in rows], 60)
+    page = render_page(report, title="x", pictures=dict.fromkeys(names, picture))
+    assert page.count(picture) == 60
+    assert len(page) < 1_000_000
+
+
+def test_images_of_one_run_only_are_told(work, capsys) -> None:
+    assert measure("-o", "one") == 0
+    Path("data/val/labels/cat.png").unlink()
+    Path("data/val/images/cat.jpg").unlink()
+    capsys.readouterr()
+    assert measure("--against", "one") == 0
+    out = capsys.readouterr().out
+    assert "(1 images are in one of them only, and left out); 3 images" in out
+    assert re.search(r"mean IoU of the classes .* \+0.00 +\+0.00 .. \+0.00 +1.0000", out)
 
 
 SORT = """
@@ -210,14 +237,37 @@ def test_the_report_sorts_in_a_browser(work, tmp_path) -> None:
         (["--labels", "good", "--predictions", "good", "--classes", "2"], "holds label 2"),
         (["--report", "x.txt", "data"], "must end in .html"),
         (["--also", "x", "data"], "TITLE=FILE"),
+        ([*LABELS, "wide", "--classes", "3"], "holds label 300"),
+        ([*LABELS, "colours", "--classes", "3"], "save class numbers as grey or palette"),
+        ([*LABELS, "cut", "--classes", "3"], "damaged or incomplete"),
+        ([*LABELS, "small", "--classes", "3"], "but the truth is (40, 60)"),
+        ([*LABELS, "nothing", "--classes", "3"], "has no label map named"),
+        ([*LABELS, "good", "--classes", "3", "-o", "data/classes.txt"], "classes.txt is a file"),
+        (["--dataset", "folder", "--root", "nothing", "--predictions", "good"], "is not a folder"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, work, capsys) -> None:
+    spoil(work)
+    before = sorted(work.rglob("*"))
     assert cli.run(["evaluate", *arguments]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ")
-    assert err.count("\n") == 1
+    tree = "nothing" in arguments and "--dataset" in arguments  # an error that shows the tree
+    assert tree or err.count("\n") == 1
     assert message in err
+    assert sorted(work.rglob("*")) == before  # nothing half-written
+
+
+def spoil(work: Path) -> None:
+    """Folders of predictions that cannot be measured."""
+    for folder in ("wide", "colours", "cut", "small", "nothing"):
+        (work / folder).mkdir()
+    for path in (work / "good").iterdir():
+        labels = np.array(Image.open(path))
+        Image.fromarray(labels.astype(np.uint16) * 150).save(work / "wide" / path.name)
+        Image.fromarray(np.stack([labels] * 4, 2)).save(work / "colours" / path.name)
+        Image.fromarray(labels[:-1]).save(work / "small" / path.name)
+        (work / "cut" / path.name).write_bytes(path.read_bytes()[:-40])
 
 
 class Zero:

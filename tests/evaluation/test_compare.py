@@ -143,3 +143,29 @@ def test_what_cannot_be_paired_is_refused() -> None:
         compare_reports(report(0), report(0, classes=("x", "z")), draws())
     with pytest.raises(InputError, match="cannot pair 3 images with 2"):
         compare(means(np.zeros(3)), means(np.zeros(2)), draws())
+
+
+def test_an_effect_without_noise_is_as_sure_as_can_be() -> None:
+    first = means(np.linspace(0.2, 0.8, 12))
+    second = Parts(first.share + 0.25, first.whole)  # every image gains the same
+    found = compare(first, second, draws())
+    assert found.low == pytest.approx(0.25, abs=1e-12)
+    assert found.high == pytest.approx(0.25, abs=1e-12)
+    assert found.p_value == 2 / 2**12  # all swapped, or none
+
+
+def test_images_without_a_score_count_nowhere() -> None:
+    one, two = report(0), report(1)
+    for rows in (one["rows"], two["rows"]):
+        for row, value in zip(rows, (0.25, None, 0.5, None, 0.75), strict=True):
+            row["mba_released"] = value
+    two["rows"][0]["mba_released"] = 0.75
+    found = compare_reports(one, two, draws())["mba_released"]
+    assert found.first == pytest.approx(0.5, abs=1e-12)
+    assert found.second == pytest.approx(2 / 3, abs=1e-12)
+    assert found.p_value == 1  # one image of three differs: either way is as likely
+    for row in two["rows"]:
+        row["mba_released"] = None  # nothing to compare with
+    found = compare_reports(one, two, draws())["mba_released"]
+    assert math.isnan(found.second)
+    assert math.isnan(found.p_value)

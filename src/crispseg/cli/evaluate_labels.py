@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -99,6 +100,8 @@ class LabelTask:
         from crispseg.evaluation.label_run import evaluate_labels  # noqa: PLC0415
         from crispseg.evaluation.labels import label_report  # noqa: PLC0415
 
+        if output:
+            _check_folder(output)
         dataset = self._open()
         if self.refines and not dataset.has_images:
             raise InputError("refining needs the images as well; give their folder as IMAGES")
@@ -280,6 +283,15 @@ def _object_refiner(name: str | None, options: Mapping[str, Any]) -> Refine:
         return (refiner.refine(item.read_image(), labels == 1) > 0.5).astype(np.uint8)
 
     return refine
+
+
+def _check_folder(folder: Path) -> None:
+    """Make sure, before long work, that a folder is there or can be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"cannot make the folder {folder}: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to {there}; give --output another folder")
 
 
 def _make(folder: Path) -> None:

@@ -98,7 +98,11 @@ def differences_of(report: Report, outputs: Outputs) -> tuple[dict[str, Differen
     rng = np.random.default_rng(0)  # the same results, the same interval
     if outputs.against:
         other = read_results(outputs.against)
-        return compare_reports(other, report, rng), f"First {outputs.against}, second these results"
+        heading = f"First {outputs.against}, second these results"
+        names, others = ({row["name"] for row in one["rows"]} for one in (report, other))
+        if alone := len(names ^ others):
+            heading += f" ({alone} images are in one of them only, and left out)"
+        return compare_reports(other, report, rng), heading
     if outputs.page and (report.get("kind", "masks") == "masks" or "before" in report):
         return compare_before_after(report, rng), "First before refinement, second after"
     return {}, ""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from crispseg.models.magnet import load_magnet
 from crispseg.models.statefile import read_state
+from crispseg.models.zoo import DEFAULT_SEGMENTER, bundled_refinement
 from crispseg.pipeline import DEFAULT_MODEL, load_refiner
 from crispseg.refiners.cascade import CascadeRefiner
 from crispseg.refiners.classical import BoundaryOffset, ClassicalRefiner, DenseCrf, GuidedFilter
@@ -55,11 +56,13 @@ def load_label_refiner(
 
     Args:
         method: "cascade" refines all objects in one pass, "divide" one after the other (both with
-            ``model``); "magnet" wants ``segmenter`` and ``refinement``; "densecrf", "guided" and
+            ``model``); "magnet" takes ``segmenter`` and ``refinement``; "densecrf", "guided" and
             "offset" need no weights.
         model: CascadePSP's, a name or a weights file.
-        segmenter: the network MagNet was trained on, a name or a file.
-        refinement: MagNet's own weights, a file that ``crispseg train`` wrote.
+        segmenter: the network MagNet was trained on, a name or a file; None for
+            lwrefinenet-camvid.
+        refinement: MagNet's own weights, a file that ``crispseg train`` wrote; None for those that
+            ship with ``segmenter``.
         budget: makes MagNet MagNet-Fast.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
@@ -73,8 +76,8 @@ def load_label_refiner(
         return CascadeLabels(load_refiner(model, device=device), way)
     if method != "magnet":
         raise InputError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-    if segmenter is None or refinement is None:
-        raise InputError("method magnet wants a segmenter and its refinement module's weights")
+    segmenter = segmenter or DEFAULT_SEGMENTER
+    refinement = refinement or bundled_refinement(segmenter)
     return load_magnet_refiner(segmenter, refinement, budget=budget, device=device)
 
 

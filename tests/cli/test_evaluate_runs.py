@@ -208,7 +208,7 @@ def test_a_method_without_weights_runs_on_label_maps_and_masks(work, capsys) -> 
     ("arguments", "message"),
     [
         ([*DATA, "--predictions", "given", "--flip"], "--flip is for a segmenter"),
-        ([*DATA, "--predictions", "given", "--method", "magnet"], "wants a segmenter"),
+        ([*DATA, "--predictions", "given", "--method", "magnet", "--segmenter", "x"], "wants a"),
         ([*DATA, "--predictions", "given", "--refiner", "w", "--fast"], "for one object"),
         ([*DATA, "--model", "m", "--predictions", "given"], "not both"),
         ([*DATA, "--model", "m", "--scales", "big"], "--scales must be numbers"),

@@ -65,7 +65,10 @@ def test_masks_can_be_refined_by_a_classical_method(work, capsys) -> None:
     [
         (("labels.png", "--labels", "--fast"), "--fast is for one object's mask"),
         (("labels.png", "--labels", "--roi", "0,0,9,9"), "--roi is for one object's mask"),
-        (("labels.png", "--labels", "--method", "magnet"), "wants a segmenter"),
+        (
+            ("labels.png", "--labels", "--method", "magnet", "--segmenter", "x"),
+            "wants a refinement",
+        ),
         (("mask.png", "--method", "divide"), "say --labels"),
         (("image.png", "--labels"), "is not a label map"),
     ],

@@ -51,10 +51,14 @@ LabelsOption = Annotated[
 ]
 IgnoreIndex = Annotated[int, typer.Option(help="Label of pixels without a class; they keep it.")]
 SegmenterOption = Annotated[
-    str | None, typer.Option(help="For magnet: the network it was trained on, name or file.")
+    str | None,
+    typer.Option(
+        help="For magnet: the network it was trained on, name or file; else lwrefinenet-camvid."
+    ),
 ]
 RefinementOption = Annotated[
-    Path | None, typer.Option(help="For magnet: weights of its refinement module.")
+    Path | None,
+    typer.Option(help="For magnet: weights of its refinement module; else the one that ships."),
 ]
 
 

@@ -20,6 +20,8 @@ Triple = tuple[float, float, float]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DEFAULT_SEGMENTER = "lwrefinenet-camvid"
 BUNDLED_FOLDER = Path(__file__).parent.parent / "weights"
+REFINEMENTS = {DEFAULT_SEGMENTER: "magnet-camvid.safetensors"}
+"""Segmentation network -> MagNet's refinement module that was trained on it and ships with it."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,20 @@ def known(name: str) -> WeightSpec:
     near = get_close_matches(name, KNOWN, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(KNOWN)}"
     raise InputError(f"no model or weights file is called {name[:200]!r}; {hint}")
+
+
+def bundled_refinement(segmenter: str | Path) -> Path:
+    """MagNet's refinement module for a segmentation network that is known by name.
+
+    Raises:
+        InputError: none was trained on it.
+    """
+    if str(segmenter) not in REFINEMENTS:
+        raise InputError(
+            f"method magnet wants a refinement module (--refinement) trained on {segmenter}; one "
+            f"is here for {', '.join(REFINEMENTS)}"
+        )
+    return BUNDLED_FOLDER / REFINEMENTS[str(segmenter)]
 
 
 def local_file(spec: WeightSpec) -> Path | None:

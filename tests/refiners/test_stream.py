@@ -143,6 +143,29 @@ def test_stopped_after_every_strip_it_is_the_same(tmp_path, model) -> None:
         assert other.read_bytes() == path.read_bytes()
 
 
+def thin(size: tuple[int, int]) -> np.ndarray:
+    """A 3-px pole from top to bottom and a ring of 2 px: less than a hundredth of any tile."""
+    mask = np.zeros(size, bool)
+    mask[:, 70:73] = True
+    return mask | (disc(*size, 40, 60, 200) & ~disc(*size, 38, 60, 200))
+
+
+def test_every_edge_of_a_thin_structure_is_visited_and_the_empty_rest_is_not(tmp_path) -> None:
+    model = LoadedModel(Sure(), (0.5,) * 3, (0.5,) * 3, "test", "test")
+    refiner = CascadeRefiner(model, tile_size=128, device="cpu")
+    runs = {}
+    for height, width in ((600, 400), (600, 1200)):
+        mask, visited = thin((height, width)), np.zeros((height, width), bool)
+        run = streamed(tmp_path / str(width), refiner, scene(photo(height, width), mask))
+        runs[width] = run.tiles_run
+        boxes = refiner.run(photo(height, width), mask).tiles_run
+        assert len(boxes) == run.tiles_run
+        for box in boxes:
+            visited[box.slices] = True
+        assert not (mask & ~visited).any()
+    assert runs[1200] <= runs[400] + 1  # three times the area, the same edges
+
+
 def test_encode_by_hand() -> None:
     given = np.array([[False, False, True, True, True]])
     p = np.array([[0.25, 0.75, 0.75, 0.25, 0.5]], np.float32)

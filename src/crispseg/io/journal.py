@@ -150,7 +150,8 @@ def honest(output: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if "--restart" in str(error) or not any(folder.rglob("*.strip")):
+        said = "--restart" in str(error) or "another process" in str(error)
+        if said or not any(folder.rglob("*.strip")):
             raise
         raise InputError(
             f"{error}; what is done is kept in {folder}, and the same command goes on from there"

@@ -75,12 +75,9 @@ class StoredCoarse:
         )
         return Coarse(given, final, stride4, Part(self._store.size, source))
 
-    def constant(self, size: Size, box: Box) -> dict[str, float] | None:
-        """The values that a window is made from, if they are the same all over."""
-        source = bilinear_source(self._store.size, size, box)
-        values = {plane: self._store.constant(plane, source) for plane in LEVEL_PLANES}
-        known = {plane: value for plane, value in values.items() if value is not None}
-        return known if len(known) == len(values) else None
+    def constant(self, plane: str, size: Size, box: Box) -> float | None:
+        """The one value that a window of a plane is made from, if it is the same all over."""
+        return self._store.constant(plane, bilinear_source(self._store.size, size, box))
 
 
 @dataclass
@@ -205,14 +202,12 @@ class StreamedCascade:
                 selected[place] = self._any_valid(grid.size, tile) and inputs.has_edge(tile)
         return selected
 
-    def _settled(self, coarse: StoredCoarse, size: Size, box: Box) -> dict[str, float] | None:
-        """What the magnification before says where it and the given mask are all 0, or all 1."""
-        given = self.scene.constant(covered(box, size, self.scene.size))
-        if given is None:
+    def _settled(self, coarse: StoredCoarse, size: Size, box: Box) -> float | None:
+        """0 or 1 where that is all that the given mask and the magnification before say."""
+        value = self.scene.constant(covered(box, size, self.scene.size))
+        if value is None or coarse.constant("given", size, box) != value:
             return None
-        values = coarse.constant(size, box)
-        is_settled = values and values["given"] == values["final"] == given
-        return values if is_settled else None
+        return value if coarse.constant("final", size, box) == value else None
 
     def _any_valid(self, size: Size, tile: Box) -> bool:
         valid = self.scene.valid(covered(tile, size, self.scene.size))
@@ -224,11 +219,12 @@ class StreamedCascade:
         """Blocks of a magnification that are those of the one before."""
 
         def flat(box: Box) -> dict[str, float] | None:
-            values = self._settled(coarse, size, box)
-            if values is None:
+            value = self._settled(coarse, size, box)
+            stride4 = None if value is None else coarse.constant("stride4", size, box)
+            if value is None or stride4 is None:
                 return None
-            stride4 = np.full((1, 1), values["stride4"], np.float32)
-            return values | {"stride4": float(fixed(stride4)[0, 0] / VALUE_SCALE)}
+            merged = float(fixed(np.full((1, 1), stride4, np.float32))[0, 0] / VALUE_SCALE)
+            return {"given": value, "final": value, "stride4": merged}
 
         return flat
 
@@ -238,8 +234,7 @@ class StreamedCascade:
         full = 1 if self.exact else 255
 
         def flat(box: Box) -> dict[str, float] | None:
-            values = self._settled(coarse, size, box)
-            value = None if values is None else values["final"]
+            value = self._settled(coarse, size, box)
             if value is None and not self.exact:
                 value = settled(coarse.around(size, box), self.scene.given(box), self._sure)
             return None if value is None else {"value": full * value, "change": 0}

@@ -7,10 +7,11 @@ A straight, a curved and a textured edge, each with a rough mask that is 6 px of
 tiles of 256 px; then again without their first 1 .. 128 rows and columns, in 16 steps, which moves
 every tile. For each edge it prints, over all shifts and away from the image's border, the largest
 mean distance that the edge has moved (pixels whose binary value differs, for each pixel of edge)
-and how far the farthest of these pixels is from the true edge; 0.5 px and 8 px are allowed. With --photo it is the demo's
-photo, enlarged three times, in tiles of 384 px and without its first 40 rows and columns: it prints
-the largest and mean difference of the probabilities, and the share of pixels whose binary value
-differs.
+and how far the farthest of these pixels is from the true edge; 0.5 px and 8 px are allowed.
+
+With --photo it is the demo's photo, enlarged three times, in tiles of 384 px and without its first
+40 rows and columns: it prints the largest and mean difference of the probabilities, and the share
+of pixels whose binary value differs.
 """
 
 from __future__ import annotations

@@ -48,9 +48,9 @@ class Blur(RefinementModule):
         return CascadeLogits(logits, None, None, None, logits, logits)
 
 
-def refiner(guard: bool = True, **options) -> CascadeRefiner:
+def refiner(guard: bool = True, module=None, **options) -> CascadeRefiner:
     metadata = {"temperature": "1.3", "guard": GUARD}
-    model = LoadedModel(Blur(), (0.5,) * 3, (0.5,) * 3, "test", "test", metadata)
+    model = LoadedModel(module or Blur(), (0.5,) * 3, (0.5,) * 3, "test", "test", metadata)
     return CascadeRefiner(model, tile_size=128, device="cpu", guard=guard, **options)
 
 
@@ -305,10 +305,8 @@ def test_an_image_that_changes_during_the_run_is_noticed(job, monkeypatch) -> No
             os.utime(job.image, ns=(1, 1))
             return super().forward(*args)
 
-    model = refiner()
-    model.network.module = Changing()
     with pytest.raises(InputError, match="has changed during the run"):
-        refine_large(job, model)
+        refine_large(job, refiner(module=Changing()))
     assert not job.output.exists()
 
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crispseg.tiling.blend import AXIS_WEIGHT, RamMerger, StripMerger, axis_weights, tile_weights
+from crispseg.tiling.blend import (
+    AXIS_WEIGHT,
+    RamMerger,
+    StripMerger,
+    axis_weights,
+    merged_alone,
+    tile_weights,
+)
 from crispseg.tiling.grid import plan_tiles
 from crispseg.tiling.sliding import TilePlan, run_tiles
-from crispseg.types import Box, Size
+from crispseg.types import Box, CrispsegError, Size
 
 SIZES = [Size(1, 1), Size(40, 31), Size(64, 200), Size(129, 65)]
 
@@ -22,6 +29,17 @@ def merged(plan: TilePlan, source: np.ndarray, **options) -> np.ndarray:
     options.setdefault("selected", [True] * len(plan.tiles))
     run_tiles(plan, lambda boxes: [source[:, *box.slices] for box in boxes], merger, **options)
     return merger.result
+
+
+def test_a_tile_alone_is_merged_to_the_bit() -> None:
+    values = np.random.default_rng(0).random((2, 40, 31), dtype=np.float32) ** 9
+    values[0, 0, :3] = 0, 1, 2.0**-25
+    whole = Box(0, 0, 40, 31)
+    by_sums = merged(plan(whole.size), values)
+    np.testing.assert_array_equal(merged_alone(whole, values.copy()), by_sums)
+    values[1, 5, 5] = np.nan
+    with pytest.raises(CrispsegError, match="NaN"):
+        merged_alone(whole, values)
 
 
 def test_weights_by_hand() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from crispseg.tiling import resample
 from crispseg.tiling.resample import bilinear_window, resize_area
 from crispseg.types import Box, Size
 
@@ -50,3 +51,40 @@ def test_constants_stay_exact_and_results_are_copies() -> None:
     same = bilinear_window(array, Size(3, 5), Box(0, 0, 3, 5))
     same[:] = 0
     assert (array == np.float32(0.3)).all()
+
+
+def test_twice_the_size_is_the_same_whole_as_in_windows() -> None:
+    """The whole at twice its size is made by other lines than its windows: the same bits."""
+    rng = np.random.default_rng(0)
+    for array in (
+        rng.random((37, 41), dtype=np.float32),
+        rng.integers(0, 256, (29, 16, 3), dtype=np.uint8).transpose(2, 0, 1),
+        rng.random((1, 1), dtype=np.float32),
+    ):
+        size = Size(2 * array.shape[-2], 2 * array.shape[-1])
+        whole = bilinear_window(array, size, Box(0, 0, *size))
+        assert whole.dtype == np.float32
+        for y0 in range(0, size.height, 11):
+            box = Box(y0, 0, min(y0 + 11, size.height), size.width)
+            np.testing.assert_array_equal(
+                bilinear_window(array, size, box), whole[..., box.slices[0], :]
+            )
+
+
+def test_bands_of_a_window_join_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    array, size, box = rng.random((2, 50, 40), dtype=np.float32), Size(131, 95), Box(7, 5, 130, 90)
+    at_once = bilinear_window(array, size, box)
+    monkeypatch.setattr(resample, "BILINEAR_BAND_PX", 200)
+    np.testing.assert_array_equal(bilinear_window(array, size, box), at_once)
+
+
+def test_half_the_size_is_the_mean_of_four_pixels() -> None:
+    rng = np.random.default_rng(0)
+    for array in (
+        rng.random((46, 34), dtype=np.float32),
+        rng.integers(0, 65536, (10, 8, 3), np.uint16),
+    ):
+        half = resize_area(array, Size(array.shape[0] // 2, array.shape[1] // 2))
+        blocks = array.reshape(array.shape[0] // 2, 2, array.shape[1] // 2, 2, *array.shape[2:])
+        np.testing.assert_allclose(half, blocks.mean(axis=(1, 3), dtype=np.float64), rtol=1e-7)

@@ -33,7 +33,7 @@ from crispseg.refiners.published import refine_published
 from crispseg.refiners.scene import Way, refine_scene
 from crispseg.runtime.device import resolve_device
 from crispseg.runtime.precision import Precision
-from crispseg.tiling.blend import RamMerger
+from crispseg.tiling.blend import RamMerger, merged_alone
 from crispseg.tiling.grid import enlargements, magnifications, plan_tiles
 from crispseg.tiling.resample import bilinear_window, resize_area
 from crispseg.tiling.sliding import TilePlan, run_tiles
@@ -316,9 +316,8 @@ class _Cascade:
             return self.image, self.given
         if max(size) > max(self.size):
             factor = size.height // self.size.height
-            channels = np.moveaxis(self.image.astype(np.float32), -1, 0)
-            whole = Box(0, 0, *size)
-            image = np.stack([bilinear_window(c, size, whole) for c in channels], axis=-1)
+            channels = np.moveaxis(self.image, -1, 0)
+            image = np.moveaxis(bilinear_window(channels, size, Box(0, 0, *size)), 0, -1)
             return image, self.given.repeat(factor, axis=0).repeat(factor, axis=1)
         return resize_area(self.image, size), resize_area(self.given, size)
 
@@ -355,6 +354,11 @@ class _Cascade:
             if max(size) >= max(self.size):
                 self.boxes.append(box.shrink(size.height // self.size.height))
 
+        if selected == [True]:
+            [values] = predict(tiles)
+            on_tile(tiles[0])
+            final, stride4 = merged_alone(tiles[0], values)
+            return Coarse(given, final, stride4), 1
         merger = RamMerger(size, channels=2)
         run_tiles(
             plan,

@@ -74,19 +74,23 @@ class LocalInputs:
     def for_network(self, box: Box) -> list[Array]:
         """The local step's two masks in [-1, 1]: S1 binarised, S4 soft (released code)."""
         final, stride4 = self.coarse_values(box)
-        return [np.where(final > 0.5, 1, -1).astype(np.float32), stride4 * 2 - 1]
+        stride4 *= 2
+        stride4 -= 1
+        return [np.where(final > 0.5, np.float32(1), np.float32(-1)), stride4]
 
     def has_edge(self, box: Box) -> bool:
         """Whether the tile, or the pixel next to it, may change: nothing else is left out."""
         around = box.grow(1).clip(self._size)
-        coarse, given = self._coarse.around(self._size, around), self._given(around)
+        given = self._given(around)
+        if not _is_flat(given > 0.5):
+            return True
+        coarse = self._coarse.around(self._size, around)
         if settled(coarse, given, UNCERTAIN[0] * 0.99) is not None:
             return False
         enlarged = bilinear_window(coarse.final, self._size, around, coarse.part)
         if ((enlarged > UNCERTAIN[0]) & (enlarged < UNCERTAIN[1])).any():
             return True
-        final = merge_detail(coarse, given, self._size, around)
-        return not (_is_flat(final > 0.5) and _is_flat(given > 0.5))
+        return not _is_flat(merge_detail(coarse, given, self._size, around) > 0.5)
 
 
 def settled(coarse: Coarse, given: Array, sure: float) -> float | None:
@@ -133,7 +137,13 @@ def merge_detail(coarse: Coarse, given: Array, size: Size, box: Box) -> Array:
     """
     change = bilinear_window(coarse.final - coarse.given, size, box, coarse.part)
     enlarged = bilinear_window(coarse.final, size, box, coarse.part)
-    trust = np.clip(1 - 2 * np.abs(change), 0, 1)
-    detailed = np.clip(given + change, 0, 1)
-    merged: Array = trust * detailed + (1 - trust) * enlarged
-    return merged
+    detailed = given + change
+    np.clip(detailed, 0, 1, out=detailed)
+    trust = np.abs(change, out=change)  # in place from here: new arrays cost more than sums
+    trust *= -2
+    trust += 1
+    np.maximum(trust, 0, out=trust)
+    detailed *= trust
+    enlarged *= np.subtract(1, trust, out=trust)
+    detailed += enlarged
+    return detailed

@@ -103,8 +103,10 @@ class CascadeNetwork:
 
     def image_tensor(self, image: NDArray[np.generic], peak: float) -> Tensor:
         """(h, w, 3) in 0..``peak`` -> (1, 3, h, w) float32, normalised, on the CPU."""
-        pixels = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-        return (pixels.permute(2, 0, 1)[None] / peak - self._mean) / self._std
+        pixels = torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1)[None] / peak
+        pixels -= self._mean  # in place: the division has made a new array
+        pixels /= self._std
+        return pixels
 
     @torch.inference_mode()
     def probabilities(

@@ -155,6 +155,23 @@ class StripMerger:
         strip[:, gaps] = self._fill(box)[:, gaps]
 
 
+def merged_alone(box: Box, values: Values) -> Values:
+    """What merging gives of a tile that is the whole image, to the bit, without the sums.
+
+    Args:
+        box: where the tile lies.
+        values: (channels, h, w) float32 in [0, 1]; changed in place.
+
+    Raises:
+        CrispsegError: NaN or infinite values.
+    """
+    check_finite(box, values)
+    values *= np.float32(VALUE_SCALE)
+    np.rint(values, out=values)
+    values /= np.float32(VALUE_SCALE)
+    return values
+
+
 class RamMerger(StripMerger):
     """A StripMerger whose finished rows stay in memory, in ``result`` (channels, H, W) float32."""
 

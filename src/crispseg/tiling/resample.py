@@ -27,6 +27,8 @@ def resize_area(array: NDArray[Any], size: Size) -> NDArray[np.float32]:
         (h, w) or (h, w, C) float32 in the array's own range.
     """
     full = Size(*array.shape[:2])
+    if full == (2 * size.height, 2 * size.width):
+        return _halved(array)
     y0, y1 = _area_bounds(full.height, size.height)
     x0, x1 = _area_bounds(full.width, size.width)
     result = np.empty((*size, *array.shape[2:]), np.float32)
@@ -112,6 +114,15 @@ def _add_sums(
         sums[i] += running[x1] - running[x0]
 
 
+def _halved(array: NDArray[Any]) -> NDArray[np.float32]:
+    """Means of 2x2 pixels: four sums in float64 instead of a loop over rows."""
+    total = array[::2, ::2].astype(np.float64)
+    for y, x in ((0, 1), (1, 0), (1, 1)):
+        total += array[y::2, x::2]
+    total /= 4
+    return total.astype(np.float32)
+
+
 def _area_bounds(length: int, out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     index = np.arange(out, dtype=np.int64)
     return index * length // out, -(-(index + 1) * length // out)
@@ -161,13 +172,56 @@ def bilinear_window(
     if whole == size:
         at = box.shift(-held.y0, -held.x0).slices
         return array[..., at[0], at[1]].astype(np.float32)
+    if size == (2 * whole.height, 2 * whole.width) and box.size == size:
+        return _doubled_along(_doubled_along(array, -1), -2)
     y, y_next, fy = _bilinear_taps(whole.height, size.height, box.y0, box.y1)
     x, x_next, fx = _bilinear_taps(whole.width, size.width, box.x0, box.x1)
-    rows = slice(y[0] - held.y0, y_next[-1] + 1 - held.y0)
-    near = array[..., rows, x - held.x0].astype(np.float32)
-    near += (array[..., rows, x_next - held.x0] - near) * fx
-    result: NDArray[np.float32] = near[..., y - y[0], :]
-    result += (near[..., y_next - y[0], :] - result) * fy[:, None]
+    x, x_next = x - held.x0, x_next - held.x0
+    result = np.empty((*array.shape[:-2], *box.size), np.float32)
+    each = max(BILINEAR_BAND_PX // box.width, 1)
+    for top in range(0, box.height, each):
+        lines = slice(top, top + each)
+        first = y[top]
+        rows = array[..., first - held.y0 : y_next[lines][-1] + 1 - held.y0, :]
+        near = _mixed(rows.take(x, axis=-1), rows.take(x_next, axis=-1), fx)
+        low, high = near.take(y[lines] - first, axis=-2), near.take(y_next[lines] - first, axis=-2)
+        result[..., lines, :] = _mixed(low, high, fy[lines, None])
+    return result
+
+
+BILINEAR_BAND_PX = 1 << 17
+"""How much ``bilinear_window`` makes at once: what fits a CPU's cache takes a third of the time."""
+
+
+def _mixed(near: NDArray[Any], far: NDArray[Any], share: NDArray[np.float32]) -> Mask:
+    """Between two arrays: near + (far - near) * share, float32."""
+    near, far = near.astype(np.float32, copy=False), far.astype(np.float32, copy=False)
+    far -= near
+    far *= share
+    far += near
+    return far
+
+
+def _doubled_along(array: NDArray[Any], axis: int) -> NDArray[np.float32]:
+    """``bilinear_window`` of the whole at twice the size along one axis, to the bit: slices only.
+
+    Pixel 2 i lies a quarter of a pixel before pixel i of the array, 2 i + 1 as much behind it.
+    """
+    array = np.ascontiguousarray(array, np.float32)
+    lines = array.swapaxes(axis, -1)
+    ends = lines[..., :1], lines, lines[..., -1:]
+    padded = np.concatenate([end.swapaxes(axis, -1) for end in ends], axis=axis)
+    padded = padded.swapaxes(axis, -1)
+    step = padded[..., 1:] - padded[..., :-1]
+    shape = list(array.shape)
+    shape[axis] *= 2
+    result = np.empty(shape, np.float32)
+    along = result.swapaxes(axis, -1)
+    for phase, share in ((0, np.float32(0.75)), (1, np.float32(0.25))):
+        part = along[..., phase::2]
+        here = slice(phase, phase + lines.shape[-1])
+        np.multiply(step[..., here], share, out=part)
+        part += padded[..., here]
     return result
 
 

@@ -38,12 +38,14 @@ MAY_IMPORT = {
         "large_labels",
         "runtime",
     },
+    "batch": {"types", "io", "large", "pipeline", "refiners", "segmenters"},
+    "bench": {"types", "io", "pipeline", "refiners", "tiling"},
     "methods": {"types", "models", "refiners", "segmenters", "tiling", "pipeline"},
     "evaluation": {"__init__", "types", "io", "data", "metrics", "preview", "refiners"},
     "__init__": {"types", "pipeline", "refiners", "segmenters"},
     "cli": {
         *("__init__", "types", "io", "models", "refiners", "train", "preview", "pipeline"),
-        *("evaluation", "segmenters", "data", "large", "runtime", "methods"),
+        *("evaluation", "segmenters", "data", "large", "runtime", "methods", "batch", "bench"),
         "large_labels",
     },
 }

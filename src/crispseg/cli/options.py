@@ -65,7 +65,14 @@ AnySize = Annotated[
     typer.Option(help="Refuse larger images before decoding them; without it, any size."),
 ]
 Restart = Annotated[
-    bool, typer.Option("--restart", help="Throw away what an interrupted run has left.")
+    bool,
+    typer.Option(
+        "--restart",
+        help="Throw away what an interrupted run has left; in a folder, results that are there.",
+    ),
+]
+Stop = Annotated[
+    bool, typer.Option("--stop", help="Of a folder: stop at the first image that fails.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object about the result.")]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from crispseg.cli.folders import Told, is_folder, refine_folder
 from crispseg.cli.options import (
     AnySize,
     AsJson,
@@ -23,6 +24,7 @@ from crispseg.cli.options import (
     PrecisionOption,
     Quiet,
     Restart,
+    Stop,
     TileSize,
     Workers,
     check_different,
@@ -85,13 +87,21 @@ Tolerance = Annotated[
 
 
 def refine(
-    image: Annotated[Path, typer.Argument(help="Photo; its EXIF orientation is applied.")],
+    image: Annotated[
+        Path, typer.Argument(help="Photo, its EXIF orientation is applied; or a folder of photos.")
+    ],
     mask: Annotated[
-        Path, typer.Argument(help="Rough mask, of the same size or smaller; EXIF is not applied.")
+        Path,
+        typer.Argument(
+            help="Rough mask, of the same size or smaller; EXIF is not applied. Or a folder of "
+            "masks, named as the photos."
+        ),
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="8-bit grey result, 0..255 = probability."),
+        typer.Option(
+            "--output", "-o", help="8-bit grey result, 0..255 = probability; or a folder."
+        ),
     ],
     model: Annotated[
         str, typer.Option(help="Name (see `crispseg models`) or weights file.")
@@ -115,6 +125,7 @@ def refine(
     region: Region = None,
     polygons: Polygons = None,
     tolerance: Tolerance = 0.5,
+    stop: Stop = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
     labels: LabelsOption = False,
@@ -123,12 +134,14 @@ def refine(
     segmenter: SegmenterOption = None,
     refinement: RefinementOption = None,
 ) -> None:
-    """Refine the mask of one object, or a label map, in a photo, raster or slide of any size."""
-    from crispseg.large import Job, is_large  # noqa: PLC0415
+    """Refine masks of objects, or a label map: a photo, raster, slide of any size; a folder."""
+    from crispseg.large import Job  # noqa: PLC0415
     from crispseg.runtime.memory import parse_bytes  # noqa: PLC0415
 
     limit = None if max_megapixels is None else parse_limit(max_megapixels)
     if labels or method is not Method.cascade:
+        if is_folder(image):
+            raise InputError("--labels and --method take one image at a time, not a folder")
         mask_only = {"--fast": fast, "--binary": binary, "--roi": roi, "--preview": preview}
         mask_only |= {"--confidence": confidence, "--mode": mode is not Mode.default}
         mask_only |= {"--memory": memory, "--region": region, "--polygons": polygons}
@@ -139,21 +152,38 @@ def refine(
         return
     job = Job(image, mask, output, binary, _parse_roi(roi), region, polygons, tolerance)
     job = replace(job, memory=None if memory is None else parse_bytes(memory), restart=restart)
-    large = Path(image).exists() and is_large(job, max_pixels=limit)
-    outputs = Outputs(output, confidence, preview)
-    _check(outputs, polygons, (image, mask), large=large)
     options: dict[str, Any] = {"tile_size": tile_size, "mode": mode.value, "fast": fast}
     options |= {"device": device, "batch_size": batch_size, "workers": workers}
     options |= {"calibrated": calibrated, "guard": guard, "precision": precision}
-    if large:
-        report = _streamed(job, model, options, quiet)
-    else:
-        report = _in_memory(job, outputs, model, options, limit or DEFAULT_MAX_PIXELS, quiet)
-    report |= {"output": str(output), "model": model, "mode": mode.value}
+    if is_folder(image):
+        one_only = {"--roi": roi, "--region": region, "--polygons": polygons, "--memory": memory}
+        refuse(one_only | {"--preview": preview, "--confidence": confidence}, "one image")
+        refine_folder(job, model, options, limit, Told(stop, quiet, as_json))
+        return
+    report = _refine_one(job, Outputs(output, confidence, preview), model, options, limit, quiet)
     if as_json:
         typer.echo(json.dumps(report))
     elif not quiet:
         typer.echo(_sentence(report))
+
+
+def _refine_one(
+    job: Job,
+    outputs: Outputs,
+    model: str,
+    options: Mapping[str, Any],
+    limit: int | None,
+    quiet: bool,
+) -> dict[str, Any]:
+    from crispseg.large import is_large  # noqa: PLC0415
+
+    large = job.image.exists() and is_large(job, max_pixels=limit)
+    _check(outputs, job.polygons, (job.image, job.mask), large=large)
+    if large:
+        report = _streamed(job, model, options, quiet)
+    else:
+        report = _in_memory(job, outputs, model, options, limit or DEFAULT_MAX_PIXELS, quiet)
+    return report | {"output": str(job.output), "model": model, "mode": options["mode"]}
 
 
 def _in_memory(

@@ -82,15 +82,17 @@ class Weights(NamedTuple):
     device: str
 
 
-def refuse(options: Mapping[str, object]) -> None:
-    """Options that would do nothing.
+def refuse(
+    options: Mapping[str, object], only: str = "one object's mask and method cascade"
+) -> None:
+    """Options that would do nothing; they are for ``only``.
 
     Raises:
         InputError: one of them is given.
     """
     for name, given in options.items():
         if given:
-            raise InputError(f"{name} is for one object's mask and method cascade")
+            raise InputError(f"{name} is for {only}")
 
 
 def refine_by_method(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from crispseg.cli.folders import Told, is_folder, segment_folder
 from crispseg.cli.options import (
     AnySize,
     AsJson,
@@ -16,17 +18,20 @@ from crispseg.cli.options import (
     Device,
     Quiet,
     Restart,
+    Stop,
     check_different,
     check_outputs,
     parse_limit,
     progress_bar,
 )
+from crispseg.cli.refine_method import refuse
 from crispseg.io import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from crispseg.models.zoo import DEFAULT_SEGMENTER
 from crispseg.types import InputError
 
 if TYPE_CHECKING:
     from crispseg.large_labels import LabelSummary
+    from crispseg.segmenters.network import NetworkSegmenter
 
 
 Scales = Annotated[
@@ -45,14 +50,27 @@ TileSize = Annotated[
 ]
 
 
+Equal = Annotated[
+    bool, typer.Option("--equal", help="Tiles count alike up to their borders (the papers).")
+]
+Overlay = Annotated[
+    Path | None, typer.Option(help="Picture of the photo in its classes' colours, with names.")
+]
+
+
 def segment(
     image: Annotated[
-        Path, typer.Argument(help="Photo, whose EXIF orientation is applied; raster; slide.")
+        Path,
+        typer.Argument(
+            help="Photo, whose EXIF orientation is applied; raster; slide; or a folder of photos."
+        ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="Class numbers, 8 or 16 bit: .png (with palette), .tif, .npy."
+            "--output",
+            "-o",
+            help="Class numbers, 8 or 16 bit: .png (with palette), .tif, .npy; or a folder.",
         ),
     ],
     model: Annotated[
@@ -70,31 +88,29 @@ def segment(
     overlap: Annotated[
         int | None, typer.Option(help="Pixels that tiles share; else a third of a tile.")
     ] = None,
-    equal: Annotated[
-        bool, typer.Option("--equal", help="Tiles count alike up to their borders (the papers).")
-    ] = False,
+    equal: Equal = False,
     probabilities: Annotated[
         Path | None,
         typer.Option(help="Also write all probabilities: .npy, (classes, height, width) float32."),
     ] = None,
-    overlay: Annotated[
-        Path | None, typer.Option(help="Picture of the photo in its classes' colours, with names.")
-    ] = None,
+    overlay: Overlay = None,
     device: Device = "auto",
     batch_size: BatchSize = 1,
     max_megapixels: AnySize = None,
+    stop: Stop = False,
     restart: Restart = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give every pixel of a photo, raster or slide of any size a class."""
-    _check_files(output, probabilities, overlay, (image, Path(model)))
+    """Give every pixel of a photo, raster or slide of any size a class; or of a folder's photos."""
     max_pixels = None if max_megapixels is None else parse_limit(max_megapixels)
+    if not is_folder(image):
+        _check_files(output, probabilities, overlay, (image, Path(model)))
 
-    from crispseg.pipeline import segment_file  # noqa: PLC0415
     from crispseg.segmenters.load import load_segmenter  # noqa: PLC0415
 
-    segmenter = load_segmenter(
+    load = partial(
+        load_segmenter,
         model,
         tile_size=tile_size,
         overlap_px=overlap,
@@ -105,25 +121,40 @@ def segment(
         device=device,
         batch_size=batch_size,
     )
-    start = time.perf_counter()
-    with progress_bar("segmenting", hidden=quiet) as progress:
-        summary = segment_file(
-            image,
-            output,
-            segmenter=segmenter,
-            probabilities=probabilities,
-            overlay=overlay,
-            restart=restart,
-            progress=progress,
-            max_pixels=max_pixels,
-        )
-    report = describe(summary, segmenter.class_names)
-    report |= {"output": str(output), "model": model, "device": segmenter.network.device}
-    report |= {"seconds": round(time.perf_counter() - start, 2)}
+    if is_folder(image):
+        refuse({"--probabilities": probabilities, "--overlay": overlay}, "one image")
+        told = Told(stop, quiet, as_json)
+        segment_folder(image, output, load, max_pixels, told, restart=restart)
+        return
+    report = _segment_one(
+        image,
+        output,
+        load(),
+        probabilities=probabilities,
+        overlay=overlay,
+        restart=restart,
+        max_pixels=max_pixels,
+        hidden=quiet,
+    )
+    report |= {"model": model}
     if as_json:
         typer.echo(json.dumps(report))
     elif not quiet:
         typer.echo(_sentence(report))
+
+
+def _segment_one(
+    image: Path, output: Path, segmenter: NetworkSegmenter, *, hidden: bool, **options: Any
+) -> dict[str, Any]:
+    """``options`` are those of ``pipeline.segment_file``."""
+    from crispseg.pipeline import segment_file  # noqa: PLC0415
+
+    start = time.perf_counter()
+    with progress_bar("segmenting", hidden=hidden) as progress:
+        summary = segment_file(image, output, segmenter=segmenter, progress=progress, **options)
+    report = describe(summary, segmenter.class_names)
+    report |= {"output": str(output), "device": segmenter.network.device}
+    return report | {"seconds": round(time.perf_counter() - start, 2)}
 
 
 def _check_files(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,25 +63,42 @@ def find_cases(
     folders = {"image": images, "coarse": coarse, "truth": truth}
     if refined:
         folders["refined"] = refined
+    found, skips = match_files(folders)
+    return [Case(name, **files) for name, files in found.items()], skips
+
+
+def match_files(folders: Mapping[str, Path]) -> tuple[dict[str, dict[str, Path]], list[Skip]]:
+    """Match the files of folders by their stems, as ``find_cases`` says.
+
+    Args:
+        folders: of some of the ``ROLES``.
+
+    Returns:
+        Name -> role -> file, sorted by name, where there is one for each role; and a Skip for every
+        name that lacks a file.
+
+    Raises:
+        InputError: as ``find_cases``.
+    """
     shared = [folder.resolve() for folder in folders.values()]
     found = {
         role: _by_name(folder, role, mixed=shared.count(folder.resolve()) > 1)
         for role, folder in folders.items()
     }
-    cases, skips = [], []
+    complete, skips = {}, []
     for name in sorted(set().union(*found.values())):
         missing = [role for role in folders if name not in found[role]]
         if missing:
             lacks = " and ".join(f"{role} file in {folders[role]}" for role in missing)
             skips.append(Skip(name, f"has no {lacks}"))
         else:
-            cases.append(Case(name, *(found[role][name] for role in folders)))
-    if not cases:
+            complete[name] = {role: found[role][name] for role in folders}
+    if not complete:
         raise InputError(
             f"nothing belongs together: {skips[0].name!r} {skips[0].reason}; files are matched by "
             "their names without suffix (name.jpg and name.png, or name_im, name_seg, name_gt)"
         )
-    return cases, skips
+    return complete, skips
 
 
 def _by_name(folder: Path, role: str, *, mixed: bool) -> dict[str, Path]:

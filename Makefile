@@ -2,7 +2,8 @@
 #   make demo    refine a real photo's mask with the bundled model
 #   make test    run the tests (fast ones)
 #   make lint    ruff and mypy
-#   make bench   time and memory, as ratios
+#   make bench   time and memory, as ratios: the quick ones, a quarter of an hour
+#   make bench-all  those that take longer as well
 #   make clean   remove .venv and what was built
 # PYTHON=/path/to/python names the interpreter to make .venv with.
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench clean help
+.PHONY: demo test lint bench bench-all clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -26,8 +27,15 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Those that take more than a few minutes each.
+SLOW_BENCHMARKS := benchmarks/large_memory.py benchmarks/segmenter_speed.py
+
 bench: $(VENV)/dev.stamp
-	for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out $(SLOW_BENCHMARKS),$(wildcard benchmarks/*.py)); do \
+		echo "$$script"; $(BIN)/python $$script || exit 1; done
+
+bench-all: bench
+	for script in $(SLOW_BENCHMARKS); do echo "$$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf $(VENV) build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -19,6 +19,7 @@ COMMANDS = [
     "models",
     "models download",
     "train",
+    "bench",
     "doctor",
 ]
 

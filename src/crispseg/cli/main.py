@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from crispseg import __version__
 from crispseg.cli import models
+from crispseg.cli.bench import bench
 from crispseg.cli.datasets import datasets
 from crispseg.cli.demo import demo
 from crispseg.cli.doctor import doctor
@@ -60,6 +61,7 @@ app.command()(datasets)
 app.command()(reproduce)
 app.add_typer(models.app, name="models")
 app.command()(train)
+app.command()(bench)
 app.command()(doctor)
 
 

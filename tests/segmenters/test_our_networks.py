@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from crispseg.models import resnet
 from crispseg.models.build import build_segmentation
 from crispseg.models.weights import save_weights
 from crispseg.segmenters.load import load_segmenter
@@ -63,3 +64,30 @@ def test_only_deeplab_changes_its_output_stride(tmp_path: Path) -> None:
         load_segmenter(path, output_stride=7)
     with pytest.raises(InputError, match="output_stride = 8: PSPNet runs at"):
         load_segmenter(saved(tmp_path, "pspnet-lite"), output_stride=8)
+
+
+def test_a_compiled_network_names_the_classes_of_the_one_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen whole: labels by their own way, without probabilities."""
+    monkeypatch.setattr(resnet, "WIDTHS", (16, 16, 64, 64))
+    path = saved(tmp_path, "deeplabv3-torchvision-resnet50")
+    written, compiled = (
+        load_segmenter(path, tile_size=0, device="cpu", precision=name)
+        for name in ("plain", "exact")
+    )
+    expected, found = written.probabilities(IMAGE), compiled.probabilities(IMAGE)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    seen: list[tuple[int, int]] = []
+    labels = compiled.segment(IMAGE, progress=lambda *counts: seen.append(counts))
+    assert seen == [(0, 1), (1, 1)]
+    assert labels.dtype == np.uint8
+    taken = np.take_along_axis(expected, labels[None].astype(int), axis=0)[0]
+    assert (expected.max(axis=0) - taken).max() < 1e-4  # another class only where both are equal
+
+
+def test_precision_is_for_networks_that_have_one(tmp_path: Path) -> None:
+    path = saved(tmp_path, "pspnet-lite")
+    with pytest.raises(InputError, match="has no form in bf16"):
+        load_segmenter(path, precision="bf16", device="cpu")
+    load_segmenter(path, precision="exact", device="cpu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,14 @@ class TileNetwork(Protocol):
 
     def probabilities(self, tiles: Sequence[Image]) -> list[Probabilities]:
         """(h, w, 3) RGB tiles of one size -> for each (num_classes, h, w) float32."""
+
+
+@runtime_checkable
+class LabelNetwork(Protocol):
+    """A TileNetwork that can also name classes without making all their probabilities."""
+
+    def labels(self, tile: Image) -> Labels | None:
+        """(h, w, 3) RGB -> (h, w) uint8 or uint16 class numbers; None if it cannot after all."""
 
 
 PSPNET_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from crispseg.layers.blocks import pad_to_multiple, resize
 from crispseg.models.zoo import IMAGENET_MEAN, IMAGENET_STD, Triple
 from crispseg.runtime.device import best_format, resolve_device
-from crispseg.segmenters.base import Colour, Probabilities
+from crispseg.runtime.segmenting import SegmentationForm
+from crispseg.segmenters.base import Colour, Labels, Probabilities, label_dtype
 from crispseg.types import Image, InputError
 
 Output = Literal["logits", "probabilities"]
@@ -85,7 +86,9 @@ class ModuleNetwork:
         self.source = source or type(module).__name__
         self._device = resolve_device(device)
         self.device = str(self._device)
-        self._format = best_format(module)
+        # a compiled form lays out memory itself
+        is_compiled = isinstance(module, SegmentationForm)
+        self._format = torch.channels_last if is_compiled else best_format(module)
         self.module = module.eval().to(self._device).to(memory_format=self._format)
         self._mean = torch.tensor(mean).view(1, 3, 1, 1)
         self._std = torch.tensor(std).view(1, 3, 1, 1)
@@ -102,12 +105,26 @@ class ModuleNetwork:
             return [self._run([tile])[0] for tile in tiles]
         return self._run(tiles)
 
-    def _run(self, tiles: Sequence[Image]) -> list[Probabilities]:
-        height, width = tiles[0].shape[:2]
+    @torch.inference_mode()
+    def labels(self, tile: Image) -> Labels | None:
+        """(h, w, 3) RGB -> (h, w) class numbers without full-size probabilities.
+
+        None where the network has no compiled form.
+        """
+        if not isinstance(self.module, SegmentationForm):
+            return None
+        found = self.module.labels(self._given([tile]))[0].cpu().numpy()
+        return found.astype(label_dtype(self.num_classes))
+
+    def _given(self, tiles: Sequence[Image]) -> Tensor:
         images = torch.cat([normalised(tile, self._mean, self._std) for tile in tiles])
         images = pad_to_multiple(images, self._multiple, 0.0)
-        size = images.shape[-2], images.shape[-1]
-        given = images.to(self._device).contiguous(memory_format=self._format)
+        return images.to(self._device).contiguous(memory_format=self._format)
+
+    def _run(self, tiles: Sequence[Image]) -> list[Probabilities]:
+        height, width = tiles[0].shape[:2]
+        given = self._given(tiles)
+        size = given.shape[-2], given.shape[-1]
         answer = answer_of(self.module(given), self.source).float()
         answer = resize(answer, size, align_corners=self._align_corners)[:, :, :height, :width]
         values = to_probabilities(answer, self._output, self.num_classes, self.source)

@@ -14,6 +14,7 @@ import numpy as np
 from crispseg.models.weights import MAX_CLASSES
 from crispseg.segmenters.base import (
     Inference,
+    LabelNetwork,
     Labels,
     Probabilities,
     Progress,
@@ -88,9 +89,23 @@ class NetworkSegmenter:
         Raises:
             InputError: not such an image.
         """
-        labels = np.zeros(check_image(image).shape[:2], label_dtype(self.num_classes))
+        image = check_image(image)
+        alone = self._seen_whole(image)
+        if alone is not None:
+            _Counter(1, progress)(Box(0, 0, *alone.shape))
+            return alone
+        labels = np.zeros(image.shape[:2], label_dtype(self.num_classes))
         self.run(image, partial(write_labels_to, labels), progress=progress)
         return labels
+
+    def _seen_whole(self, image: Image) -> Labels | None:
+        """Labels of an image that is one tile, seen once as it is, where the network has a way."""
+        way, size = self.inference, Size(*image.shape[:2])
+        fits = way.tile_size is None or max(size) <= way.tile_size
+        plain = not way.flip and not way.pad and way.sizes(size) == [size]
+        if not fits or not plain or not isinstance(self.network, LabelNetwork):
+            return None
+        return self.network.labels(image)
 
     def probabilities(self, image: Image, *, progress: Progress | None = None) -> Probabilities:
         """Probabilities of every class; classes x height x width x 4 bytes.

@@ -1,0 +1,379 @@
+"""PSPNet and DeepLabv3 rewritten for inference: the same class logits with less work and memory.
+
+Every step is exact but for rounding (``tests/runtime/test_segmenting.py``):
+
+* BatchNorm goes into the convolution before it; the auxiliary head is gone.
+* What joins branches is a sum over the branches: no concatenated map is made, and what was pooled
+  stays at its own few pixels. For PSPNet's 3x3 convolution over enlarged grids that is a product
+  of three small matrices for each channel (``_GridHead``): half of the head's work.
+* A convolution with a large dilation is a plain one on every phase of the map (``_Phases``).
+* Logits stay at the trunk's stride; ``labels`` enlarges some rows, takes the likeliest class and
+  forgets them.
+
+The pieces are those of the compiled cascade (``compiled.py``, ``winograd.py``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crispseg.layers.aspp import ASPP
+from crispseg.layers.blocks import pad_to_multiple, resize
+from crispseg.layers.pyramid import PyramidPooling
+from crispseg.models.deeplabv3 import AsppHead, DeepLabV3
+from crispseg.models.pspnet import PSPNet
+from crispseg.models.resnet import Bottleneck, ResNet
+from crispseg.models.segmentation import SegmentationModule
+from crispseg.runtime.arithmetic import Arithmetic
+from crispseg.runtime.compiled import _Bottleneck
+from crispseg.runtime.fold import fold_norm, like
+from crispseg.runtime.rows import PointConv
+from crispseg.runtime.winograd import MOST_PATCHES, OUT, PATCH, WinogradConv
+from crispseg.types import Box, Size
+
+STRIP_ROWS = 32
+"""Rows of full-size logits that exist at a time."""
+LARGE_DILATION = 8
+"""From there on, patches of all phases of a row of patches no longer fit a cache."""
+
+
+class Coarse(NamedTuple):
+    """Class logits as the network makes them.
+
+    Attributes:
+        logits: (N, num_classes, h, w) float32.
+        size: (height, width) that they are enlarged to; larger than the image where it was padded.
+        align_corners: how.
+    """
+
+    logits: Tensor
+    size: tuple[int, int]
+    align_corners: bool
+
+
+class SegmentationForm(nn.Module):
+    """A compiled network; ``forward`` gives logits at the size of the image, as the original.
+
+    Args:
+        module: the network as it is written, which answers where float16 is too small.
+        arithmetic: how to compute.
+    """
+
+    def __init__(self, module: SegmentationModule, arithmetic: Arithmetic) -> None:
+        super().__init__()
+        self.dtype = arithmetic.dtype
+        self._written = [module] if self.dtype is torch.float16 else []  # a list: no submodule
+
+    def coarse(self, image: Tensor) -> Coarse:
+        """(N, 3, H, W) float32, normalised -> logits before they are enlarged."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) float32, normalised -> (N, num_classes, H, W) float32."""
+        logits, size, align = self._finite(image)
+        return resize(logits, size, align_corners=align)[..., : image.shape[-2], : image.shape[-1]]
+
+    def labels(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) float32, normalised -> (N, H, W) int64, the likeliest class; of equals one.
+
+        Full-size logits exist for ``STRIP_ROWS`` rows at a time.
+        """
+        coarse = self._finite(image)
+        height, width = image.shape[-2:]
+        found = torch.empty(len(image), height, width, dtype=torch.int64, device=image.device)
+        for y0 in range(0, height, STRIP_ROWS):
+            y1 = min(y0 + STRIP_ROWS, height)
+            rows = _enlarged_rows(coarse, y0, y1)[..., :width]
+            found[:, y0:y1] = rows.argmax(dim=1)
+        return found
+
+    def _finite(self, image: Tensor) -> Coarse:
+        coarse = self.coarse(image)
+        if not self._written or bool(coarse.logits.isfinite().all()):
+            return coarse
+        logits = self._written[0].to(image.device)(image).logits
+        return Coarse(logits, (logits.shape[-2], logits.shape[-1]), coarse.align_corners)
+
+
+def compile_segmentation(
+    module: SegmentationModule, arithmetic: Arithmetic | None
+) -> SegmentationForm | None:
+    """The compiled form of a network in evaluation; ``module`` stays as it is.
+
+    None for a network without such a form, and for no arithmetic.
+    """
+    if arithmetic is None or not has_compiled_form(module):
+        return None
+    form: SegmentationForm
+    if isinstance(module, PSPNet):
+        form = CompiledPSPNet(module, arithmetic)
+    else:
+        form = CompiledDeepLabV3(cast(DeepLabV3, module), arithmetic)
+    return form.eval().requires_grad_(False)
+
+
+def has_compiled_form(module: nn.Module) -> bool:
+    """Whether a network is PSPNet, or DeepLabv3 with ASPP, on a ResNet of bottlenecks."""
+    trunk = getattr(module, "trunk", None)
+    if not isinstance(trunk, ResNet):
+        return False
+    if not isinstance(next(trunk.get_submodule("layer1").children()), Bottleneck):
+        return False
+    if type(module) is PSPNet:
+        return _is_reduced(module.pyramid)
+    return type(module) is DeepLabV3 and isinstance(module.head, AsppHead)
+
+
+def _is_reduced(pyramid: PyramidPooling) -> bool:
+    return all(len(cast(nn.Sequential, branch)) == 4 for branch in pyramid.branches)
+
+
+class CompiledPSPNet(SegmentationForm):
+    """PSPNet: trunk, pooled grids, and the head's 3x3 convolution as a sum over them."""
+
+    def __init__(self, module: PSPNet, arithmetic: Arithmetic) -> None:
+        super().__init__(module, arithmetic)
+        conv, norm, _, _, classifier = module.head
+        self.trunk = _Trunk(cast(ResNet, module.trunk), arithmetic)
+        self.head = _GridHead(module.pyramid, fold_norm(cast(nn.Conv2d, conv), norm), arithmetic)
+        self.classifier = PointConv(cast(nn.Conv2d, classifier))
+        self.to(self.dtype)
+
+    def coarse(self, image: Tensor) -> Coarse:
+        """See SegmentationForm."""
+        size = (image.shape[-2], image.shape[-1])
+        x = image.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return Coarse(self.classifier(self.head(self.trunk(x))).float(), size, True)
+
+
+class CompiledDeepLabV3(SegmentationForm):
+    """DeepLabv3 with ASPP."""
+
+    def __init__(self, module: DeepLabV3, arithmetic: Arithmetic) -> None:
+        super().__init__(module, arithmetic)
+        head = cast(AsppHead, module.head)
+        self.trunk = _Trunk(cast(ResNet, module.trunk), arithmetic)
+        self.aspp = _Aspp(head.aspp, arithmetic)
+        self.extra: nn.Module | None = None
+        if isinstance(head.extra, nn.Sequential):
+            conv, norm, _ = head.extra
+            self.extra = arithmetic.conv(fold_norm(cast(nn.Conv2d, conv), norm))
+        self.classifier = PointConv(module.classifier)
+        self.pad, self.align_corners = module.pad, module.align_corners
+        self.stride = module.output_stride
+        self.to(self.dtype)
+
+    def coarse(self, image: Tensor) -> Coarse:
+        """See SegmentationForm."""
+        if self.pad:
+            image = pad_to_multiple(image, self.stride, 0.0, plus=int(self.align_corners))
+        size = (image.shape[-2], image.shape[-1])
+        x = image.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        x = self.aspp(self.trunk(x))
+        if self.extra is not None:
+            x = self.extra(x, relu=True)
+        return Coarse(self.classifier(x).float(), size, self.align_corners)
+
+
+class _Trunk(nn.Module):
+    """ResNet of bottlenecks, to its last stage only."""
+
+    def __init__(self, trunk: ResNet, arithmetic: Arithmetic) -> None:
+        super().__init__()
+        self.stem = _stem(trunk)
+        self.maxpool = trunk.maxpool
+        blocks = [b for i in (1, 2, 3, 4) for b in trunk.get_submodule(f"layer{i}").children()]
+        self.blocks = nn.Sequential(*(_Bottleneck(cast(Bottleneck, b), arithmetic) for b in blocks))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, C, H / stride, W / stride)."""
+        x = self.maxpool(self.stem(image)).relu_()  # a maximum of ReLUs is the ReLU of the maximum
+        return cast(Tensor, self.blocks(x))
+
+
+def _stem(trunk: ResNet) -> nn.Sequential:
+    """The first convolutions with their norms in them; without the last ReLU."""
+    if isinstance(trunk.conv1, nn.Conv2d):
+        return nn.Sequential(fold_norm(trunk.conv1, trunk.bn1))
+    layers = list(trunk.conv1.children())
+    norms = [*(n for n in layers if isinstance(n, nn.BatchNorm2d)), trunk.bn1]
+    convs = [c for c in layers if isinstance(c, nn.Conv2d)]
+    folded: list[nn.Module] = []
+    for conv, norm in zip(convs, norms, strict=True):
+        folded += [fold_norm(conv, norm), nn.ReLU(inplace=True)]
+    return nn.Sequential(*folded[:-1])
+
+
+class _GridHead(nn.Module):
+    """PSPNet's 3x3 convolution over features and enlarged grids, one part after the other.
+
+    An enlarged grid is A g B', with the rows of A and B the weights of bilinear enlarging. A tap
+    of a 3x3 convolution moves and mixes it: with the tap's weights applied to the grid, and A and
+    B moved by one row, it is A g B' again. The nine taps are one product with three times the
+    rows. Nothing of the size of the features is convolved.
+    """
+
+    def __init__(self, pyramid: PyramidPooling, conv: nn.Conv2d, arithmetic: Arithmetic) -> None:
+        super().__init__()
+        weight, at = conv.weight.detach(), 0
+        self.pools, self.reductions = nn.ModuleList(), nn.ModuleList()
+        self.taps = nn.ParameterList()
+        for branch in pyramid.branches:
+            pool, reduction, norm, _ = cast(nn.Sequential, branch)
+            reduced = fold_norm(cast(nn.Conv2d, reduction), norm)
+            self.pools.append(pool)
+            self.reductions.append(PointConv(reduced))
+            part = weight[:, at : at + reduced.out_channels].float()  # (out, in, 3, 3)
+            taps = part.permute(2, 3, 0, 1).reshape(-1, reduced.out_channels).contiguous()
+            self.taps.append(nn.Parameter(taps, requires_grad=False))
+            at += reduced.out_channels
+        self.features = arithmetic.conv(like(conv, weight[:, at:], cast(Tensor, conv.bias)))
+        self.align_corners = pyramid.align_corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, head_channels, h, w)."""
+        height, width = x.shape[-2:]
+        downs, products = [], []
+        for pool, reduction, taps in zip(self.pools, self.reductions, self.taps, strict=True):
+            grid = reduction(pool(x), relu=True)
+            n, channels, rows, columns = grid.shape
+            mixed = taps @ grid.reshape(n, channels, -1)  # (n, 9 out, rows columns)
+            mixed = mixed.view(n, 3, 3, -1, rows, columns).permute(0, 3, 1, 4, 2, 5)
+            mixed = mixed.reshape(n, -1, 3 * rows, 3 * columns)
+            across = self._moved(columns, width, x)  # (width, 3 columns)
+            products.append(mixed @ across.T)
+            downs.append(self._moved(rows, height, x))
+        pooled = torch.cat(downs, dim=1) @ torch.cat(products, dim=2)  # (n, out, h, w)
+        out = self.features(x)
+        out += pooled
+        return cast(Tensor, out.relu_())
+
+    def _moved(self, cells: int, length: int, like: Tensor) -> Tensor:
+        """(length, 3 cells): weights of enlarging, at the row above, here, below; 0 outside."""
+        unit = torch.eye(cells, device=like.device).view(1, cells, cells, 1)
+        weights = resize(unit, (length, 1), align_corners=self.align_corners)[0, :, :, 0].T
+        padded = F.pad(weights, (0, 0, 1, 1))
+        moved = [padded[tap : tap + length] for tap in range(3)]
+        return torch.cat(moved, dim=1).to(like.dtype)
+
+
+class _Aspp(nn.Module):
+    """ASPP as a sum over its branches, the pooled one at its own size."""
+
+    def __init__(self, aspp: ASPP, arithmetic: Arithmetic) -> None:
+        super().__init__()
+        project = fold_norm(cast(nn.Conv2d, aspp.project[0]), aspp.project[1])
+        weight, at = project.weight.detach(), 0
+        self.branches, self.joins = nn.ModuleList(), nn.ModuleList()
+        for branch in (*aspp.branches, aspp.pooled):
+            conv, norm, _ = cast(nn.Sequential, branch)
+            folded = fold_norm(cast(nn.Conv2d, conv), norm)
+            self.branches.append(_branch(folded, arithmetic))
+            bias = cast(Tensor, project.bias) if at == 0 else None
+            part = weight[:, at : at + folded.out_channels]
+            self.joins.append(PointConv(like(project, part, bias)))
+            at += folded.out_channels
+        self.pool, self.align_corners = aspp.pool, aspp.align_corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, channels, h, w)."""
+        size = (x.shape[-2], x.shape[-1])
+        *branches, pooled = zip(self.branches, self.joins, strict=True)
+        parts = [join(branch(x, relu=True)) for branch, join in branches[:1]]
+        out = cast(Tensor, parts.pop())
+        for branch, join in branches[1:]:
+            out += join(branch(x, relu=True))
+        branch, join = pooled
+        out += resize(join(branch(self.pool(x), relu=True)), size, align_corners=self.align_corners)
+        return out.relu_()
+
+
+def _branch(conv: nn.Conv2d, arithmetic: Arithmetic) -> nn.Module:
+    if conv.kernel_size == (1, 1):
+        return PointConv(conv)
+    form = arithmetic.conv(conv)
+    if isinstance(form, WinogradConv) and form.dilation >= LARGE_DILATION:
+        return _Phases(conv)
+    return form
+
+
+class _Phases(nn.Module):
+    """A 3x3 convolution with a large dilation: every phase of the map by itself, undilated.
+
+    On small maps, where a phase has fewer pixels than a patch, it is a sum of matrix products
+    instead, one for each tap and only where the tap lies inside the map.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.dilation = cast(tuple[int, int], conv.dilation)[0]
+        weight = conv.weight.detach()
+        plain = like(conv, weight, cast(Tensor, conv.bias))
+        plain.dilation = plain.padding = (1, 1)
+        self.conv = WinogradConv(plain)
+        self.taps = nn.Parameter(weight.permute(2, 3, 1, 0).contiguous(), requires_grad=False)
+
+    def forward(self, x: Tensor, *, relu: bool = False) -> Tensor:
+        """(N, channels, H, W) -> (N, out_channels, H, W)."""
+        found = self._by_phases(x) if self._is_worth_it(*x.shape[-2:]) else self._by_taps(x)
+        return found.relu_() if relu else found
+
+    def _is_worth_it(self, height: int, width: int) -> bool:
+        """Whether patches take fewer products than taps, by enough to pay for their making."""
+        step = self.dilation
+        taps = (height + 2 * max(height - step, 0)) * (width + 2 * max(width - step, 0))
+        return PATCH**2 * step * self._patches(1, height, width) < 0.75 * taps
+
+    def _patches(self, n: int, height: int, width: int) -> int:
+        """Patches of one row of phases."""
+        rows, columns = -(-height // self.dilation), -(-width // self.dilation)
+        return self.dilation * n * -(-rows // OUT) * -(-columns // OUT)
+
+    def _by_phases(self, x: Tensor) -> Tensor:
+        n, channels, height, width = x.shape
+        step = self.dilation
+        padded = F.pad(x, (0, -width % step, 0, -height % step)).permute(0, 2, 3, 1)
+        rows, columns = padded.shape[1] // step, padded.shape[2] // step
+        phases = padded.reshape(n, rows, step, columns, step, channels)
+        phases = phases.permute(2, 4, 0, 1, 3, 5)  # phase down, phase across, n, rows, columns
+        out = x.new_empty(step, step, n, rows, columns, self.conv.out_channels)
+        group = max(1, MOST_PATCHES // self._patches(n, height, width))
+        for top in range(0, step, group):
+            part = phases[top : top + group]
+            found = self.conv(part.reshape(-1, rows, columns, channels).permute(0, 3, 1, 2))
+            out[top : top + group] = found.permute(0, 2, 3, 1).reshape(*part.shape[:-1], -1)
+        whole = out.permute(2, 3, 0, 4, 1, 5).reshape(n, rows * step, columns * step, -1)
+        return whole[:, :height, :width].permute(0, 3, 1, 2)
+
+    def _by_taps(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        pixels = x.permute(0, 2, 3, 1)
+        out = pixels @ self.taps[1, 1]
+        if self.conv.bias is not None:
+            out += self.conv.bias
+        for i, j in ((i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)):
+            down, across = (i - 1) * self.dilation, (j - 1) * self.dilation
+            if abs(down) < height and abs(across) < width:
+                to = Box(0, 0, height, width).shift(-down, -across).clip(Size(height, width))
+                source = pixels[:, *to.shift(down, across).slices]
+                out[:, *to.slices] += source @ self.taps[i, j]
+        return out.permute(0, 3, 1, 2)
+
+
+def _enlarged_rows(coarse: Coarse, y0: int, y1: int) -> Tensor:
+    """Rows y0 <= y < y1 of the enlarged logits, (N, C, y1 - y0, width)."""
+    logits, (height, width), align = coarse
+    length = logits.shape[-2]
+    y = torch.arange(y0, y1, device=logits.device, dtype=torch.float64)
+    if align:
+        source = y * ((length - 1) / max(height - 1, 1))
+    else:
+        source = ((y + 0.5) * (length / height) - 0.5).clamp(min=0)
+    low = source.floor().long().clamp(max=length - 1)
+    share = (source - low).float()[:, None]
+    above, below = logits[:, :, low], logits[:, :, (low + 1).clamp(max=length - 1)]
+    return resize(torch.lerp(above, below, share), (y1 - y0, width), align_corners=align)

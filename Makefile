@@ -28,7 +28,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 # Those that take more than a few minutes each.
-SLOW_BENCHMARKS := benchmarks/large_memory.py benchmarks/segmenter_speed.py
+SLOW_BENCHMARKS := $(addprefix benchmarks/,large_memory.py published_speed.py segmenter_speed.py)
 
 bench: $(VENV)/dev.stamp
 	for script in $(filter-out $(SLOW_BENCHMARKS),$(wildcard benchmarks/*.py)); do \

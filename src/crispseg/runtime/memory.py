@@ -12,9 +12,14 @@ from crispseg.types import InputError
 MIB = 1 << 20
 BASE_BYTES = 580 * MIB
 """Python, torch and the libraries, without weights."""
-TILE_BYTES_PER_PX = {"cascadepsp-lite": 450, "cascadepsp-resnet50": 2600}
-"""What one pass of a network holds for each pixel of its tile, on a CPU; the first measured with
-tiles of 900 px, the second a guess."""
+TILE_BYTES_PER_PX = {"cascadepsp-lite": 450, "cascadepsp-resnet50": 1000}
+"""What one pass of a network holds for each pixel of its tile, on a CPU, in float32: measured with
+tiles of 900 px, the second 810 there, but not as ``precision="plain"``, which holds several times
+as much."""
+OTHER_BYTES_PER_PX = 2600
+"""The same of any other network: a guess."""
+COMPILED_BYTES = {"cascadepsp-resnet50": 510 * MIB}
+"""The weights once more, as ``runtime.compiled`` has them."""
 WINDOW_BYTES_PER_PX = 40
 """What judging and writing hold for each pixel of the rows in work: calculated."""
 BYTES_PER_COLUMN = 1024
@@ -68,11 +73,12 @@ class Plan:
 
     def bytes_for(self, need: Need) -> int:
         """About how much memory a run takes at most, the whole process, on a CPU."""
-        each = TILE_BYTES_PER_PX.get(need.architecture, max(TILE_BYTES_PER_PX.values()))
+        each = TILE_BYTES_PER_PX.get(need.architecture, OTHER_BYTES_PER_PX)
         running = self.at_once * each * need.tile_size**2
         rows = max(self.window_px, need.width)
         writing = WINDOW_BYTES_PER_PX * rows + BYTES_PER_COLUMN * need.width
-        held = BASE_BYTES + 4 * need.parameters + self.cache_bytes * 3 // 2
+        weights = 4 * need.parameters + COMPILED_BYTES.get(need.architecture, 0)
+        held = BASE_BYTES + weights + self.cache_bytes * 3 // 2
         return held + max(running, writing)
 
 

@@ -3,7 +3,7 @@
 Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, "Fast Algorithms for Convolutional Neural
 Networks", CVPR 2016): 4x4 outputs from a 6x6 patch take 36 products a channel instead of 144. The
 usual points 0, 1, -1, 2, -2 cost a digit of precision. With 0, 2/3, -2/3, 3/2, -3/2 the largest
-error is that of the direct convolution (``tests/runtime/test_winograd.py``); of 60 choices tried
+error is that of the direct convolution (``tests/runtime/test_winograd.py``); of 150 choices tried
 they had the smallest (why the choice matters: Barabasz et al., "Error analysis and improving the
 accuracy of Winograd convolution for deep neural networks", 2020).
 

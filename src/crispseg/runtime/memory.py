@@ -11,11 +11,12 @@ from crispseg.types import InputError
 
 MIB = 1 << 20
 BASE_BYTES = 580 * MIB
-"""Python, torch and the libraries, without weights."""
+"""Python, torch (a CUDA build) and the libraries, without weights: VmRSS in /proc/self/status after
+``import crispseg.large, rasterio, shapely; crispseg.load_refiner()``, less the weights, rounded up."""
 TILE_BYTES_PER_PX = {"cascadepsp-lite": 450, "cascadepsp-resnet50": 1000}
 """What one pass of a network holds for each pixel of its tile, on a CPU, in float32: measured with
-tiles of 900 px, the second 810 there, but not as ``precision="plain"``, which holds several times
-as much."""
+tiles of 900 px (``benchmarks/large_memory.py --megapixels 16``), the second 810 there, but not as
+``precision="plain"``, which holds several times as much."""
 OTHER_BYTES_PER_PX = 2600
 """The same of any other network: a guess."""
 COMPILED_BYTES = {"cascadepsp-resnet50": 510 * MIB}

@@ -355,10 +355,7 @@ def segment_file(
         if fits and is_large_photo(image, output, restart=restart):
             return segment_large(image, output, segmenter, restart=restart, progress=progress)
     check_output(output, LABEL_SUFFIXES)
-    if probabilities:
-        check_output(probabilities, (".npy",))
-    if overlay:
-        check_output(overlay, IMAGE_SUFFIXES)
+    _check_extras(probabilities, overlay)
     pixels = read_image(image, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
     size = pixels.shape[:2]
     labels = np.zeros(size, label_dtype(segmenter.num_classes))
@@ -373,7 +370,10 @@ def segment_file(
             if kept is not None:
                 write_values_to(kept, box, values)
 
-        segmenter.run(pixels, write, progress=progress)
+        if kept is None:  # may need no probabilities at all
+            labels = segmenter.segment(pixels, progress=progress)
+        else:
+            segmenter.run(pixels, write, progress=progress)
         picture = None
         if overlay:  # drawn before anything is written, in case it fails
             picture = render_overlay(pixels, labels, segmenter.class_names, segmenter.colours)
@@ -381,3 +381,10 @@ def segment_file(
     if overlay and picture is not None:
         write_image(overlay, picture)
     return summary_of_labels(labels, segmenter.num_classes)
+
+
+def _check_extras(probabilities: str | Path | None, overlay: str | Path | None) -> None:
+    if probabilities:
+        check_output(probabilities, (".npy",))
+    if overlay:
+        check_output(overlay, IMAGE_SUFFIXES)

@@ -12,7 +12,6 @@ from crispseg.types import InputError
 MIB = 1 << 20
 BASE_BYTES = 580 * MIB
 """Python, torch (a CUDA build) and the libraries, without weights: VmRSS in /proc/self/status after
-"""Python, torch (a CUDA build) and the libraries, without weights: VmRSS in /proc/self/status after
 ``import crispseg.large, rasterio, shapely; crispseg.load_refiner()``, less the weights."""
 TILE_BYTES_PER_PX = {"cascadepsp-lite": 450, "cascadepsp-resnet50": 1000}
 """What one pass of a network holds for each pixel of its tile, on a CPU, in float32: measured with

@@ -54,6 +54,16 @@ def test_a_label_map_comes_out_as_one(method, work, model, capsys) -> None:
         assert (found[10:, 40:43] == 2).mean() > 0.9
 
 
+def test_magnet_runs_with_the_weights_that_ship(work, capsys) -> None:
+    options = ("--labels", "--method", "magnet", "-o", "out.png", "--json")
+    assert run(["refine", "image.png", "labels.png", *options]) == 0
+    report = json.loads(capsys.readouterr().out)
+    given, found = read_labels("labels.png"), read_labels("out.png")
+    assert report["changed_pixels"] == (given != found).sum() > 0
+    assert np.array_equal(found == 255, given == 255)
+    assert found[found != 255].max() <= 10
+
+
 def test_masks_can_be_refined_by_a_classical_method(work, capsys) -> None:
     assert run(["refine", "image.png", "mask.png", "-o", "o.png", "--method", "densecrf"]) == 0
     assert "pixels changed" in capsys.readouterr().out

@@ -22,6 +22,7 @@ from crispseg.models import weights, zoo
 from crispseg.models.build import build
 from crispseg.models.cascadepsp import CascadeModule
 from crispseg.models.weights import from_published_names, load_model, save_weights
+from crispseg.models.zoo import BUNDLED_FOLDER
 from crispseg.types import InputError
 
 HALF = (0.5, 0.5, 0.5)
@@ -384,3 +385,13 @@ def test_torchvisions_files_are_checked_loaded_and_named(monkeypatch) -> None:
     with torch.no_grad():
         ours = loaded.module(image).logits
         torch.testing.assert_close(ours, theirs.eval()(image)["out"], atol=1e-4, rtol=0)
+
+
+def test_what_ships_is_small_and_has_a_card() -> None:
+    files = sorted(BUNDLED_FOLDER.glob("*.safetensors"))
+    assert {"cascadepsp-lite", "lwrefinenet-camvid", "magnet-camvid"} <= {f.stem for f in files}
+    assert max(f.stat().st_size for f in files) < 25e6
+    assert sum(f.stat().st_size for f in files) < 60e6
+    for file in files:
+        card = file.with_suffix(".md").read_text(encoding="utf-8")
+        assert all(part in card for part in ("Licence", "Training", "Figures", "Known failures"))

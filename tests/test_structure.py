@@ -6,7 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -174,3 +174,9 @@ def test_data_files_are_part_of_the_package() -> None:
         if path.is_file() and path.suffix not in (".py", ".pyc"):
             name = str(path.relative_to(ROOT))
             assert any(fnmatch(name, pattern) for pattern in patterns), name
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """Without packages, pytest cannot import two of one name."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1]

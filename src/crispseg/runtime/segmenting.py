@@ -1,6 +1,6 @@
 """PSPNet and DeepLabv3 rewritten for inference: the same class logits with less work and memory.
 
-Every step is exact but for rounding (``tests/runtime/test_segmenting.py``):
+Every step is exact but for rounding (``tests/runtime/test_segmentation_form.py``):
 
 * BatchNorm goes into the convolution before it; the auxiliary head is gone.
 * What joins branches is a sum over the branches: no concatenated map is made, and what was pooled

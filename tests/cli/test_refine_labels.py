@@ -11,7 +11,7 @@ import torch
 
 from crispseg.cli.main import run
 from crispseg.io import write_image, write_labels, write_mask
-from crispseg.io.labels import read_labels
+from crispseg.io.labels import read_colours, read_labels
 from crispseg.models.build import build
 from crispseg.models.weights import save_weights
 
@@ -52,6 +52,16 @@ def test_a_label_map_comes_out_as_one(method, work, model, capsys) -> None:
     assert set(np.unique(found)) <= {0, 2, 255}
     if method == "densecrf":
         assert (found[10:, 40:43] == 2).mean() > 0.9
+
+
+def test_colours_of_the_label_map_are_kept(work) -> None:
+    colours = [(0, 0, 0), (10, 20, 30), (200, 100, 50)]
+    write_labels("labels.png", read_labels("labels.png"), colours)
+    options = ("--labels", "--method", "guided", "-o", "out.png", "--quiet")
+    assert run(["refine", "image.png", "labels.png", *options]) == 0
+    assert read_colours("out.png") == read_colours("labels.png")
+    assert read_colours("out.png")[:3] == colours
+    assert read_colours("image.png") == []
 
 
 def test_magnet_runs_with_the_weights_that_ship(work, capsys) -> None:

@@ -22,7 +22,7 @@ from crispseg.io import (
     write_labels,
     write_mask,
 )
-from crispseg.io.labels import read_labels
+from crispseg.io.labels import read_colours, read_labels
 from crispseg.types import Image, InputError
 
 
@@ -120,7 +120,7 @@ def refine_by_method(
             device=weights.device,
         )
         found = refiner.refine_labels(pixels, given, ignore_index=ignore_index)
-        write_labels(job.output, found)
+        write_labels(job.output, found, read_colours(job.given))
         changed = found != given
     else:
         changed = _refine_mask(job, pixels)

@@ -50,3 +50,14 @@ def read_labels(path: StrPath, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Label
     if low < 0 or high > 65535:
         raise InputError(f"{path} is not a label map: its values span {low}..{high}")
     return pixels.astype(np.uint8 if high <= 255 else np.uint16)
+
+
+def read_colours(path: StrPath) -> list[tuple[int, int, int]]:
+    """RGB of class 0, 1, ... 255 of a label map with a palette; empty without one.
+
+    Raises:
+        InputError: missing, not an image, damaged.
+    """
+    with open_stored(path, max_pixels=None) as stored:
+        palette = stored.palette()
+    return [] if palette is None else [(int(r), int(g), int(b)) for r, g, b in palette.colours]

@@ -66,6 +66,7 @@ def methods(segmenter: str, refinement: str) -> tuple[dict[str, Callable], list[
         "MagNet-Fast, 3 tiles of 120 > 480": magnet(FIRST, LAST, budget=Budget(tiles=3)).segment,
         "MagNet-Fast": magnet(FIRST, MIDDLE_AT_ONCE, LAST, budget=Budget(tiles=1)).segment,
         "MagNet": magnet(FIRST, MIDDLE, LAST).segment,
+        "MagNet, tiles overlap by a third": magnet(FIRST, MIDDLE, LAST, overlap_px=30).segment,
         "MagNet, 120 > 480": magnet(FIRST, LAST).segment,
         "MagNet, Yu only": magnet(FIRST, MIDDLE, LAST, factors="coarse").segment,
         "MagNet, 1 - Ru only": magnet(FIRST, MIDDLE, LAST, factors="refined").segment,

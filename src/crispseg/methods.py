@@ -167,6 +167,12 @@ def load_magnet_refiner(
         raise InputError(f"{refinement} does not say its stages and tiles") from None
     stages = [Stage(first), *(Stage(side or None, tile, share) for side in later)]
     progressive = ProgressiveRefiner(
-        network.probabilities, module, stages, median_px=median_px, budget=budget, device=device
+        network.probabilities,
+        module,
+        stages,
+        median_px=median_px,
+        overlap_px=min(tile) // 3,  # where the paper's tiles meet, objects break off
+        budget=budget,
+        device=device,
     )
     return MagnetLabels(progressive, module.num_classes)

@@ -124,6 +124,24 @@ def test_the_papers_coarse_masks_are_perturb_mask_alone(cache_dir: Path, monkeyp
         assert not paper[i].coarse.any()
 
 
+def test_coarse_masks_of_networks_are_mostly_not_the_papers(cache_dir: Path, monkeypatch) -> None:
+    calls = {"degrade_mask": 0, "perturb_mask": 0}
+
+    def counted(name: str):
+        def call(mask: np.ndarray, _rng: np.random.Generator, **_target: float) -> np.ndarray:
+            calls[name] += 1
+            return mask.copy()
+
+        return call
+
+    for name in calls:
+        monkeypatch.setattr(f"crispseg.data.samples.{name}", counted(name))
+    samples = RefinerSamples(cache_dir, crop_size=SIZE, seed=4, coarse="network")
+    for i in range(60):
+        samples[i]
+    assert calls["degrade_mask"] > 2 * calls["perturb_mask"] > 0
+
+
 def test_length_bounds_the_indices(cache_dir: Path) -> None:
     samples = RefinerSamples(cache_dir, crop_size=SIZE, length=5)
     assert len(samples) == 5

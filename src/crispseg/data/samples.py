@@ -6,7 +6,8 @@ of workers and can resume anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -59,7 +60,8 @@ class RefinerSamples(SeededSamples[Sample]):
         split: "train" or "test"; items of the other split are never touched.
         length: number of samples.
         real_fraction: share of samples from real pairs; the rest are composites.
-        coarse: how coarse masks are made, "mixed" (``coarsen``) or "paper" (``perturb_mask``).
+        coarse: how coarse masks are made: "mixed" (``coarsen``), "network" (``coarsen`` with few of
+            the paper's perturbations) or "paper" (``perturb_mask``).
         without: groups to leave out (sequences, for cross-validation).
         source_factors: "source=factor" each: how many times more often than by its size a source
             of real pairs is drawn.
@@ -77,7 +79,7 @@ class RefinerSamples(SeededSamples[Sample]):
         split: str = "train",
         length: int = 1_000_000,
         real_fraction: float = 0.3,
-        coarse: Literal["mixed", "paper"] = "mixed",
+        coarse: Literal["mixed", "network", "paper"] = "mixed",
         without: Iterable[str] = (),
         source_factors: Iterable[str] = (),
     ) -> None:
@@ -93,7 +95,12 @@ class RefinerSamples(SeededSamples[Sample]):
         self._cutouts = self._cache.select("cutout", split, groups)
         self._backgrounds = self._cache.select("background", split, groups)
         self._crop_size = crop_size
-        self._coarsen = {"mixed": coarsen, "paper": perturb_mask}[coarse]
+        ways: dict[str, Callable[[NDArray[np.bool_], np.random.Generator], NDArray[np.bool_]]] = {
+            "mixed": coarsen,
+            "network": functools.partial(coarsen, paper_share=0.2),
+            "paper": perturb_mask,
+        }
+        self._coarsen = ways[coarse]
         can_compose = bool(self._cutouts and self._backgrounds)
         if not can_compose and not self._pairs:
             raise InputError(f"{cache_dir} holds nothing to make {split} samples from")
@@ -151,19 +158,22 @@ class RefinerSamples(SeededSamples[Sample]):
         return self._cache.pixels(group[int(rng.integers(len(group)))])
 
 
-def coarsen(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """A coarse mask: the paper's perturbation (half), network errors (0.4), or both (0.1).
+def coarsen(
+    mask: NDArray[np.bool_], rng: np.random.Generator, *, paper_share: float = 0.5
+) -> NDArray[np.bool_]:
+    """A coarse mask: the paper's perturbation, errors of networks, or (0.1) both.
 
     One in six of the perturbed ones goes down to an IoU of 0.65 where the paper stops at 0.8.
 
     Args:
         mask: (H, W) bool, the true object.
         rng: where all randomness comes from.
+        paper_share: how often the paper's perturbation alone is made, in [0, 0.9].
     """
     if rng.random() < 0.06:
         return mask.copy()
     way = rng.random()
-    if way >= 0.5:
+    if way >= paper_share:
         rough = degrade_mask(mask, rng)
         if way < 0.9:
             return rough

@@ -28,7 +28,8 @@ class TrainConfig:
         mean: subtracted from RGB in [0, 1].
         std: what is then divided by.
         crop_size: side of the training crops; a refiner's is a multiple of 16.
-        coarse: how coarse masks are made: "mixed" with errors of networks, "paper" as published.
+        coarse: how coarse masks are made: "paper" as published, "mixed" half so, half with
+            errors of networks, "network" a fifth and four fifths.
         real_fraction: share of samples from real pairs; the others are composites.
         source_factors: "source=factor" each: how many times more often than by its size a source
             of real pairs is drawn.
@@ -102,7 +103,7 @@ class TrainConfig:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     crop_size: int = 192
-    coarse: Literal["mixed", "paper"] = "mixed"
+    coarse: Literal["mixed", "network", "paper"] = "mixed"
     real_fraction: float = 0.3
     source_factors: tuple[str, ...] = ()
     without: tuple[str, ...] = ()

@@ -15,19 +15,7 @@ from crispseg.runtime import arithmetic as arithmetics
 from crispseg.runtime.arithmetic import Arithmetic
 from crispseg.runtime.compiled import PlainForm, compile_cascade
 from crispseg.runtime.winograd import WinogradConv
-
-
-def randomised(module: nn.Module) -> nn.Module:
-    """Norms that are not the identity, some of them negative."""
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            with torch.no_grad():
-                layer.running_mean.normal_(0, 0.2)
-                layer.running_var.uniform_(0.5, 1.5)
-                layer.weight.uniform_(0.5, 1.2)
-                layer.weight[::7] *= -1
-                layer.bias.normal_(0, 0.2)
-    return module.eval()
+from lively import lively
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +33,7 @@ def module() -> Iterator[RefinementModule]:
         for head, scale in ((module.head_s8, 300), (module.head_s4, 300), (module.head_s1, 20)):
             with torch.no_grad():
                 head[-1].weight *= scale
-        yield randomised(module)
+        yield lively(module, largest=1.2, negative_every=7)
 
 
 def scene(size: tuple[int, int], masks: int) -> list[torch.Tensor]:
@@ -102,7 +90,7 @@ def test_the_bundled_architecture_gives_the_same(size) -> None:
     module = build("cascadepsp-lite")
     for head in (module.head_s8, module.head_s4, module.head_s1):
         head.weight *= 10
-    module = randomised(module)
+    module = lively(module, largest=1.2, negative_every=7)
     form = compile_cascade(module, Arithmetic())
     for masks in (1, 2):
         inputs = scene(size, masks)

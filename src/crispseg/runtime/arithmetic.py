@@ -36,7 +36,10 @@ class Arithmetic:
 
     def conv(self, conv: nn.Conv2d) -> RowConv:
         """The form of a 3x3 convolution of stride 1."""
-        wide = min(conv.in_channels, conv.out_channels) >= WINOGRAD_CHANNELS
-        if self.winograd and wide:
+        if self.takes_winograd(conv):
             return WinogradConv(conv)
         return DirectConv(conv, channels_last=self.channels_last)
+
+    def takes_winograd(self, conv: nn.Conv2d) -> bool:
+        """Whether ``conv`` makes it a WinogradConv."""
+        return self.winograd and min(conv.in_channels, conv.out_channels) >= WINOGRAD_CHANNELS

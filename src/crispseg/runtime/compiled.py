@@ -30,6 +30,7 @@ from crispseg.models.resnet import Bottleneck, ResNet
 from crispseg.runtime.arithmetic import Arithmetic
 from crispseg.runtime.compiled_lite import compile_lite
 from crispseg.runtime.fold import fold_norm, like, part_of_norm
+from crispseg.runtime.residual import ResidualForm, has_bottlenecks
 from crispseg.runtime.rows import PointConv, doubled, rows_of
 
 STRIP_PX = 128
@@ -118,9 +119,7 @@ def compile_cascade(module: CascadeModule, arithmetic: Arithmetic | None) -> Cas
 def is_published(module: nn.Module) -> bool:
     """Whether a network is the published one, on any ResNet of bottlenecks with a plain stem."""
     trunk = module.trunk if type(module) is RefinementModule else None
-    if not isinstance(trunk, ResNet) or not isinstance(trunk.conv1, nn.Conv2d):
-        return False
-    return isinstance(next(trunk.get_submodule("layer1").children()), Bottleneck)
+    return has_bottlenecks(trunk) and isinstance(cast(ResNet, trunk).conv1, nn.Conv2d)
 
 
 def _convert(module: nn.Module, dtype: torch.dtype) -> None:
@@ -226,7 +225,7 @@ class _Trunk(nn.Module):
         self.maxpool = trunk.maxpool
         layers = [trunk.get_submodule(f"layer{i}") for i in (1, 2, 3, 4)]
         first, *rest = (
-            [_Bottleneck(cast(Bottleneck, block), arithmetic) for block in layer.children()]
+            [ResidualForm(cast(Bottleneck, block), arithmetic) for block in layer.children()]
             for layer in layers
         )
         self.first = nn.Sequential(*first)
@@ -237,34 +236,6 @@ class _Trunk(nn.Module):
         x = self.maxpool(self.norm(stem)).relu_()  # a maximum of ReLUs is the ReLU of the maximum
         first = self.first(x)
         return first, self.rest(first)
-
-
-class _Bottleneck(nn.Module):
-    def __init__(self, block: Bottleneck, arithmetic: Arithmetic) -> None:
-        super().__init__()
-        middle = fold_norm(block.conv2, block.bn2)
-        self.conv1 = PointConv(fold_norm(block.conv1, block.bn1))
-        self.conv2 = _Strided(middle) if middle.stride != (1, 1) else arithmetic.conv(middle)
-        self.conv3 = PointConv(fold_norm(block.conv3, block.bn3))
-        self.shortcut: nn.Module = nn.Identity()
-        if isinstance(block.downsample, nn.Sequential):
-            conv, norm = block.downsample
-            self.shortcut = PointConv(fold_norm(cast(nn.Conv2d, conv), norm))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.conv3(self.conv2(self.conv1(x, relu=True), relu=True))
-        out += self.shortcut(x)
-        return cast(Tensor, out.relu_())
-
-
-class _Strided(nn.Module):
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.conv = conv.to(memory_format=torch.channels_last)
-
-    def forward(self, x: Tensor, *, relu: bool = False) -> Tensor:
-        out = self.conv(x)
-        return cast(Tensor, out.relu_() if relu else out)
 
 
 class _Context(nn.Module):

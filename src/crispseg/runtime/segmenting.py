@@ -29,8 +29,8 @@ from crispseg.models.pspnet import PSPNet
 from crispseg.models.resnet import Bottleneck, ResNet
 from crispseg.models.segmentation import SegmentationModule
 from crispseg.runtime.arithmetic import Arithmetic
-from crispseg.runtime.compiled import _Bottleneck
 from crispseg.runtime.fold import fold_norm, like
+from crispseg.runtime.residual import ResidualForm, has_bottlenecks
 from crispseg.runtime.rows import PointConv
 from crispseg.runtime.winograd import MOST_PATCHES, OUT, PATCH, WinogradConv
 from crispseg.types import Box, Size
@@ -118,10 +118,7 @@ def compile_segmentation(
 
 def has_compiled_form(module: nn.Module) -> bool:
     """Whether a network is PSPNet, or DeepLabv3 with ASPP, on a ResNet of bottlenecks."""
-    trunk = getattr(module, "trunk", None)
-    if not isinstance(trunk, ResNet):
-        return False
-    if not isinstance(next(trunk.get_submodule("layer1").children()), Bottleneck):
+    if not has_bottlenecks(getattr(module, "trunk", None)):
         return False
     if type(module) is PSPNet:
         return _is_reduced(module.pyramid)
@@ -187,7 +184,9 @@ class _Trunk(nn.Module):
         self.stem = _stem(trunk)
         self.maxpool = trunk.maxpool
         blocks = [b for i in (1, 2, 3, 4) for b in trunk.get_submodule(f"layer{i}").children()]
-        self.blocks = nn.Sequential(*(_Bottleneck(cast(Bottleneck, b), arithmetic) for b in blocks))
+        self.blocks = nn.Sequential(
+            *(ResidualForm(cast(Bottleneck, b), arithmetic) for b in blocks)
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, C, H / stride, W / stride)."""
@@ -282,23 +281,21 @@ class _Aspp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, channels, h, w)."""
         size = (x.shape[-2], x.shape[-1])
-        *branches, pooled = zip(self.branches, self.joins, strict=True)
-        parts = [join(branch(x, relu=True)) for branch, join in branches[:1]]
-        out = cast(Tensor, parts.pop())
-        for branch, join in branches[1:]:
-            out += join(branch(x, relu=True))
-        branch, join = pooled
-        out += resize(join(branch(self.pool(x), relu=True)), size, align_corners=self.align_corners)
+        (first, join), *others, (branch, pooled) = zip(self.branches, self.joins, strict=True)
+        out = cast(Tensor, join(first(x, relu=True)))
+        for other, join in others:
+            out += join(other(x, relu=True))
+        out += resize(
+            pooled(branch(self.pool(x), relu=True)), size, align_corners=self.align_corners
+        )
         return out.relu_()
 
 
 def _branch(conv: nn.Conv2d, arithmetic: Arithmetic) -> nn.Module:
     if conv.kernel_size == (1, 1):
         return PointConv(conv)
-    form = arithmetic.conv(conv)
-    if isinstance(form, WinogradConv) and form.dilation >= LARGE_DILATION:
-        return _Phases(conv)
-    return form
+    is_large = cast(tuple[int, int], conv.dilation)[0] >= LARGE_DILATION
+    return _Phases(conv) if is_large and arithmetic.takes_winograd(conv) else arithmetic.conv(conv)
 
 
 class _Phases(nn.Module):

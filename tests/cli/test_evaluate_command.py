@@ -8,24 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from crispseg.cli import main as cli
-from crispseg.models.build import build
-from crispseg.models.weights import save_weights
 
 SIZE = (90, 120)
 NAMES = ["cat", "dog", "owl"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "random.safetensors"
-    module = build("cascadepsp-lite")
-    save_weights(path, module, architecture="cascadepsp-lite", mean=(0.5,) * 3, std=(0.5,) * 3)
-    return path
 
 
 def box(y0: int, x0: int, y1: int, x1: int) -> np.ndarray:

@@ -24,16 +24,6 @@ from crispseg.models.weights import save_weights
 SIZE = (90, 120)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights that need no training for what is tested here."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "random.safetensors"
-    module = build("cascadepsp-lite")
-    save_weights(path, module, architecture="cascadepsp-lite", mean=(0.5,) * 3, std=(0.5,) * 3)
-    return path
-
-
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with photo.jpg and mask.png, and nothing else."""

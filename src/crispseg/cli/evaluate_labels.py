@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,6 +98,7 @@ class LabelTask:
         """Measure; results and pictures of the worst, the median and the best images."""
         from crispseg.evaluation.label_run import evaluate_labels  # noqa: PLC0415
         from crispseg.evaluation.labels import label_report  # noqa: PLC0415
+        from crispseg.runtime.memory import peak_mib  # noqa: PLC0415
 
         if output:
             _check_folder(output)
@@ -108,7 +108,7 @@ class LabelTask:
         source = self._source(dataset)
         made = self.refines or not self.predictions
         store = self._store(output, dataset, quiet=quiet) if output and made else None
-        taken = [item for item in dataset.items[:limit] if store and store.load(item, source)]
+        taken = [item for item in dataset.items[:limit] if store and store.has(item, source)]
         if taken and not quiet:
             print(
                 f"{len(taken)} of {len(dataset.items[:limit])} label maps taken over from {output}",
@@ -118,7 +118,9 @@ class LabelTask:
             scores, before = evaluate_labels(
                 dataset, source, limit=limit, store=store, progress=progress
             )
-        settings = self._settings() | (_peak() if made else {})
+        settings = self._settings()
+        if made:
+            settings["peak_memory_mb"] = round(peak_mib())
         report = label_report(scores, dataset, settings, self._inputs(), before)
         if output:
             _write(output, report)
@@ -207,8 +209,7 @@ class LabelTask:
 
 def _checksum(model: str | Path) -> str | None:
     """SHA-256 of a weights file, or of a known model's; None where there is no such file."""
-    import hashlib  # noqa: PLC0415
-
+    from crispseg.io.journal import checksum  # noqa: PLC0415
     from crispseg.models.zoo import KNOWN, local_file  # noqa: PLC0415
 
     path = Path(model)
@@ -217,13 +218,7 @@ def _checksum(model: str | Path) -> str | None:
         if found is None:
             return None
         path = found
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _peak() -> dict[str, int]:
-    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"peak_memory_mb": round(peak_kb / (2**20 if sys.platform == "darwin" else 2**10))}
+    return checksum(path)
 
 
 def from_folder(

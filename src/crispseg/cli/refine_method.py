@@ -22,7 +22,7 @@ from crispseg.io import (
     write_labels,
     write_mask,
 )
-from crispseg.io.labels import read_colours, read_labels
+from crispseg.io.labels import read_coloured_labels
 from crispseg.types import Image, InputError
 
 
@@ -111,7 +111,7 @@ def refine_by_method(
     pixels = read_image(job.image, max_pixels=job.max_pixels)
     begun = time.perf_counter()
     if job.labels:
-        given = read_labels(job.given, max_pixels=job.max_pixels)
+        given, colours = read_coloured_labels(job.given, max_pixels=job.max_pixels)
         refiner = load_label_refiner(
             job.method,
             model=weights.model,
@@ -120,7 +120,7 @@ def refine_by_method(
             device=weights.device,
         )
         found = refiner.refine_labels(pixels, given, ignore_index=ignore_index)
-        write_labels(job.output, found, read_colours(job.given))
+        write_labels(job.output, found, colours)
         changed = found != given
     else:
         changed = _refine_mask(job, pixels)

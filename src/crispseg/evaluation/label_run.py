@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from crispseg.data.datasets.base import Colour, Dataset, Labelled
 from crispseg.evaluation.journal import Journal
@@ -72,21 +73,27 @@ class MadeLabels:
     def __init__(self, folder: Path, journal: Journal, colours: Sequence[Colour]) -> None:
         self.folder, self.journal, self.colours = folder, journal, colours
 
+    def has(self, item: Labelled, source: Source) -> bool:
+        """Whether ``load`` gives something; no pixel is read."""
+        return self._kept(item, source) is not None
+
     def load(self, item: Labelled, source: Source) -> Made | None:
         """What was made of an image, if everything it was made from is as it was."""
-        values = self.journal.values(item.name, _inputs(item, source))
-        path = self._path(AFTER, item)
-        if values is None or not path.is_file():
+        values = self._kept(item, source)
+        if values is None:
             return None
         before = None
         if source.refine:
-            if source.files(item):
-                before = source.predict(item)
-            elif self._path(BEFORE, item).is_file():
-                before = read_labels(self._path(BEFORE, item))
-            else:
-                return None
-        return Made(read_labels(path), before, float(values["seconds"]))
+            given = source.files(item)
+            before = source.predict(item) if given else read_labels(self._path(BEFORE, item))
+        return Made(read_labels(self._path(AFTER, item)), before, float(values["seconds"]))
+
+    def _kept(self, item: Labelled, source: Source) -> Mapping[str, Any] | None:
+        """The journal's line about an image, if all files that go with it are there."""
+        kinds = [AFTER] if not source.refine or source.files(item) else [AFTER, BEFORE]
+        if not all(self._path(kind, item).is_file() for kind in kinds):
+            return None
+        return self.journal.values(item.name, _inputs(item, source))
 
     def save(self, item: Labelled, source: Source, made: Made) -> None:
         """Write what was made of an image, then a line about it.

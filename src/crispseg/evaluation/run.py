@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from crispseg.evaluation.journal import Journal, Settings, write_text
 from crispseg.evaluation.scores import Row, score_masks, summarise
 from crispseg.evaluation.thumbnails import choose_rows, data_url, outline_masks
 from crispseg.io import read_image, read_mask, write_mask
+from crispseg.io.journal import checksum
 from crispseg.preview import Comparison, render_comparisons
 from crispseg.types import InputError, Mask
 
@@ -44,12 +44,10 @@ def settings_of(refiner: MaskRefiner | None, method: str | None = None) -> dict[
 
     if not isinstance(refiner, CascadeRefiner):
         return {"crispseg": __version__, "model": None, "method": method}
-    with Path(refiner.model.source).open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "crispseg": __version__,
         "model": Path(refiner.model.source).name,
-        "model_sha256": checksum,
+        "model_sha256": checksum(refiner.model.source),
         "architecture": refiner.model.architecture,
         "mode": refiner.mode,
         "fast": refiner.fast,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispseg.io.atomic import StrPath
-from crispseg.io.decode import DEFAULT_MAX_PIXELS, open_stored
+from crispseg.io.decode import DEFAULT_MAX_PIXELS, Palette, open_stored
 from crispseg.types import InputError
 
 Labels = NDArray[Any]
@@ -30,9 +30,27 @@ def read_labels(path: StrPath, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Label
     Raises:
         InputError: missing, not an image, damaged, too large, or colours instead of numbers.
     """
+    return _read(path, max_pixels)[0]
+
+
+def read_coloured_labels(
+    path: StrPath, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> tuple[Labels, list[tuple[int, int, int]]]:
+    """Like ``read_labels``, and RGB of class 0, 1, ... 255 of a palette file; empty without one."""
+    labels, palette = _read(path, max_pixels)
+    if palette is None:
+        return labels, []
+    return labels, [(int(r), int(g), int(b)) for r, g, b in palette.colours]
+
+
+def _read(path: StrPath, max_pixels: int) -> tuple[Labels, Palette | None]:
     with open_stored(path, max_pixels=max_pixels) as stored:
         palette = stored.palette()
         pixels = stored.pixels() if palette is None else palette.indices
+    return _as_labels(pixels, path), palette
+
+
+def _as_labels(pixels: NDArray[Any], path: StrPath) -> Labels:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if pixels.ndim != 2:
@@ -50,14 +68,3 @@ def read_labels(path: StrPath, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Label
     if low < 0 or high > 65535:
         raise InputError(f"{path} is not a label map: its values span {low}..{high}")
     return pixels.astype(np.uint8 if high <= 255 else np.uint16)
-
-
-def read_colours(path: StrPath) -> list[tuple[int, int, int]]:
-    """RGB of class 0, 1, ... 255 of a label map with a palette; empty without one.
-
-    Raises:
-        InputError: missing, not an image, damaged.
-    """
-    with open_stored(path, max_pixels=None) as stored:
-        palette = stored.palette()
-    return [] if palette is None else [(int(r), int(g), int(b)) for r, g, b in palette.colours]

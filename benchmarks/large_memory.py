@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import numpy as np
 
 from crispseg.data.synthetic import Disc, SyntheticScene
 from crispseg.io.windows import windows_of
+from crispseg.runtime.memory import peak_mib
 from crispseg.types import Box, Size
 
 BLOCK, WINDOW, CELL = 512, 4096, 8
@@ -100,7 +100,7 @@ def refine(folder: Path, memory: str, tile_size: int) -> None:
     started = time.process_time(), time.monotonic()
     summary = crispseg.refine_file(*paths, refiner=refiner, memory=memory, binary=True)
     figures = {
-        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mib": round(peak_mib()),
         "cpu_s": round(time.process_time() - started[0], 1),
         "wall_s": round(time.monotonic() - started[1], 1),
         "network_runs": summary.network_runs,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 
@@ -23,6 +22,7 @@ from torch import nn
 
 from crispseg.layers.blocks import resize
 from crispseg.models.efficientnet import EfficientNetLite
+from crispseg.runtime.memory import peak_mib
 from crispseg.segmenters.adapters import from_module
 from crispseg.segmenters.base import Inference
 
@@ -38,11 +38,6 @@ class Net(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         logits = self.head(self.trunk(image)[-1])
         return resize(logits, (image.shape[-2], image.shape[-1]), align_corners=False)
-
-
-def peak_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def measure(height: int, width: int, tile_size: int, scales: tuple[float, ...]) -> list[float]:

@@ -39,7 +39,7 @@ MAY_IMPORT = {
         "runtime",
     },
     "batch": {"types", "io", "large", "pipeline", "refiners", "segmenters"},
-    "bench": {"types", "io", "pipeline", "refiners", "tiling"},
+    "bench": {"types", "io", "pipeline", "refiners", "tiling", "runtime"},
     "methods": {"types", "models", "refiners", "segmenters", "tiling", "pipeline"},
     "evaluation": {"__init__", "types", "io", "data", "metrics", "preview", "refiners"},
     "__init__": {"types", "pipeline", "refiners", "segmenters"},

@@ -8,10 +8,7 @@ those take follows from the mask's edges, by the rule of ``refiners/local.py``.
 from __future__ import annotations
 
 import os
-import platform
-import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +24,10 @@ from torch import Tensor, nn
 from crispseg.io import write_image, write_mask
 from crispseg.pipeline import read_inputs
 from crispseg.refiners.cascade import MAX_RATIO, CascadeRefiner
+from crispseg.refiners.local import covered
 from crispseg.refiners.network import CascadeNetwork
+from crispseg.runtime.device import processor_name
+from crispseg.runtime.memory import peak_mib
 from crispseg.tiling.grid import fit_size, magnifications, plan_tiles
 from crispseg.tiling.resample import bilinear_window, resize_area
 from crispseg.types import Box, Image, Mask, Size
@@ -107,7 +107,7 @@ class Measured:
 def machine(device: str) -> dict[str, Any]:
     """What the figures are true for."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -275,12 +275,9 @@ def _per_pixel(measured: Measured, kind: str) -> float:
 
 def _tiles_with_edges(mask: Mask, size: Size, tile_size: int) -> list[Box]:
     given = mask > 0.5
-    scale = np.array(given.shape) / np.array(size)
     found = []
     for box in plan_tiles(size, tile_size, tile_size // 4):
-        y0, x0 = np.floor(np.array([box.y0, box.x0]) * scale).astype(int)
-        y1, x1 = np.ceil(np.array([box.y1, box.x1]) * scale).astype(int)
-        inside = given[y0:y1, x0:x1]
+        inside = given[covered(box, size, Size(*given.shape)).slices]
         if inside.any() and not inside.all():
             found.append(box)
     return found
@@ -303,14 +300,8 @@ def report(measured: Measured, mask: Mask, tile_size: int) -> dict[str, Any]:
         "seconds_per_tile": round(per_tile, 3),
         "seconds_per_1000px_of_boundary": round(1000 * total / max(measured.boundary_px, 1), 3),
         "expected": [expected(measured, mask, each, tile_size) for each in EXPECTED_MEGAPIXELS],
-        "peak_mib": peak_mib(),
+        "peak_mib": int(peak_mib()),
     }
-
-
-def peak_mib() -> int:
-    """Most memory that this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak / 2**20 if sys.platform == "darwin" else peak / 2**10)
 
 
 def bench(
@@ -346,11 +337,3 @@ def bench(
             write_mask(mask, rough)
         measured = measure(refiner, image, mask, seconds=seconds, rounds=rounds)
     return report(measured, given, tile_size)
-
-
-def _processor() -> str:
-    lines: list[str] = []
-    if sys.platform == "linux":
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from crispseg.io import image_size, mask_size
 from crispseg.io.given import GivenMask
@@ -346,12 +347,17 @@ class Rows:
     refined: Flags
 
 
+def add_weights(digest: hashlib._Hash, module: nn.Module) -> None:
+    """Put the names and values of a network's weights into a digest."""
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+
+
 def _subject(job: Job, refiner: CascadeRefiner) -> dict[str, Any]:
     """What makes a run this run and no other; the memory budget does not."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(refiner.model.module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    add_weights(digest, refiner.model.module)
     return {
         "format": FORMAT,
         "image": fingerprint(job.image),

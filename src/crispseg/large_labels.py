@@ -24,7 +24,7 @@ from crispseg.io.sinks import SINK_SUFFIXES, BandWriter, check_sink, open_sink
 from crispseg.io.sources import WINDOWED_SUFFIXES, is_georeferenced, open_image
 from crispseg.io.store import StripStore
 from crispseg.io.windows import ImageSource
-from crispseg.large import IN_MEMORY_PIXELS
+from crispseg.large import IN_MEMORY_PIXELS, add_weights
 from crispseg.runtime.memory import give_back_at_once
 from crispseg.segmenters.base import Labels, Progress, label_dtype
 from crispseg.segmenters.network import NetworkSegmenter
@@ -203,9 +203,8 @@ def _digest(segmenter: NetworkSegmenter) -> str:
     network = segmenter.network
     digest = hashlib.sha256(repr((network.source, network.class_names)).encode())
     module = getattr(network, "module", None)
-    for name, tensor in sorted(module.state_dict().items()) if module is not None else ():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    if module is None and Path(network.source).is_file():
+    if module is not None:
+        add_weights(digest, module)
+    elif Path(network.source).is_file():
         digest.update(repr(fingerprint(network.source)).encode())
     return digest.hexdigest()

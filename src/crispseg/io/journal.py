@@ -106,6 +106,12 @@ def run_folder(output: StrPath) -> Path:
     return Path(output).with_name(f"{Path(output).name}.crispseg")
 
 
+def checksum(path: StrPath, kind: str = "sha256") -> str:
+    """Hexadecimal digest of a file's content; ``kind`` as ``hashlib`` calls it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
 def fingerprint(path: StrPath) -> dict[str, Any]:
     """What tells a file, or a folder of files, from any other: sizes, times, first and last bytes.
 

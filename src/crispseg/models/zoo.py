@@ -5,7 +5,6 @@ Importing this module does not import torch; listing models must answer at once.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from contextlib import suppress
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from crispseg.io.journal import checksum
 from crispseg.types import InputError
 
 Triple = tuple[float, float, float]
@@ -193,8 +193,7 @@ def wrong_checksum(path: Path, spec: WeightSpec) -> str:
     """What a file's checksum is and should be; empty if it is right or nobody published one."""
     for kind, wanted in (("md5", spec.md5), ("sha256", spec.sha256)):
         if wanted:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, kind).hexdigest()
+            digest = checksum(path, kind)
             if not digest.startswith(wanted):
                 return f"{kind.upper()} {digest}, wanted {wanted}"
     return ""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispseg.refiners.select import Floats, Positions
-from crispseg.tiling.resample import _bilinear_taps
+from crispseg.tiling.resample import Part, bilinear_source, bilinear_window
 from crispseg.types import Box, Size
 
 STRIP_PIXELS = 1 << 16
@@ -66,15 +66,8 @@ class RunningMap:
         """The part ``box`` of this map enlarged to ``size``: bilinear, align_corners=False."""
         if size == self.size:
             return self.window(box)
-        y, y_next, fy = _bilinear_taps(self.size.height, size.height, box.y0, box.y1)
-        x, x_next, fx = _bilinear_taps(self.size.width, size.width, box.x0, box.x1)
-        source = Box(int(y[0]), int(x[0]), int(y_next[-1]) + 1, int(x_next[-1]) + 1)
-        part = self.window(source)
-        near = part[:, :, x - source.x0]
-        near += (part[:, :, x_next - source.x0] - near) * fx
-        top = near[:, y - source.y0]
-        top += (near[:, y_next - source.y0] - top) * fy[:, None]
-        return top
+        source = bilinear_source(self.size, size, box)
+        return bilinear_window(self.window(source), size, box, Part(self.size, source))
 
     def strips(self, size: Size) -> Iterator[tuple[Box, Floats]]:
         """The map enlarged to ``size``, a few rows at a time."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -36,3 +39,13 @@ def best_format(module: nn.Module) -> torch.memory_format:
     convolutions = (layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
     depthwise = any(layer.groups > 1 for layer in convolutions)
     return torch.channels_last if depthwise else torch.contiguous_format
+
+
+def processor_name() -> str:
+    """What this machine's CPU calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import resource
 import sys
 from dataclasses import dataclass, replace
 
@@ -114,6 +115,12 @@ def plan_run(budget: int | None, need: Need, at_once: int) -> Plan:
         f"--memory {_text(budget)} is not enough: an image {need.width} pixels wide in tiles of "
         f"{need.tile_size} takes about {_text(needed)}; give --memory {_text(needed)}{or_tiles}"
     )
+
+
+def peak_mib() -> float:
+    """Most resident memory that this process has held, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def give_back_at_once() -> None:

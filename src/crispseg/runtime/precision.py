@@ -9,9 +9,8 @@ torch and the number of threads that it is true for.
 from __future__ import annotations
 
 import json
-import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -22,6 +21,7 @@ from torch.nn import functional as F
 from crispseg.io.atomic import atomic_path
 from crispseg.models.zoo import cache_folder
 from crispseg.runtime.arithmetic import Arithmetic
+from crispseg.runtime.device import processor_name
 from crispseg.types import InputError
 
 Precision = Literal["plain", "exact", "auto", "bf16", "fp16", "fp32"]
@@ -117,8 +117,9 @@ def measure() -> dict[Arithmetic, float]:
 
 def machine() -> str:
     """What a measurement is true for."""
+    cpu = f"{processor_name()} {torch.backends.cpu.get_cpu_capability()}"
     threads = torch.get_num_threads()
-    return f"{FORMAT}, {_cpu_name()}, torch {torch.__version__}, {threads} threads"
+    return f"{FORMAT}, {cpu}, torch {torch.__version__}, {threads} threads"
 
 
 def _layer(arithmetic: Arithmetic) -> Callable[[Tensor], Tensor]:
@@ -139,23 +140,6 @@ def _milliseconds(run: Callable[[Tensor], Tensor], dtype: torch.dtype, side: int
     start = time.perf_counter()
     run(x)
     return 1000 * (time.perf_counter() - start)
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next(_values(lines, "model name"), platform.machine()) + (
-        " " + torch.backends.cpu.get_cpu_capability()
-    )
-
-
-def _values(lines: list[str], name: str) -> Iterator[str]:
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            yield value.strip()
 
 
 def _cache_file() -> Path | None:

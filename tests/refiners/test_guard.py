@@ -22,6 +22,7 @@ from crispseg.refiners.guard import (
     keep_better,
     trust_in,
 )
+from crispseg.tiling.pieces import components
 from crispseg.types import Box, InputError
 
 ALWAYS, NEVER = (50.0, 0, 0, 0, 0), (-50.0, 0, 0, 0, 0)
@@ -59,6 +60,32 @@ def brute_force_components(kind: np.ndarray) -> np.ndarray:
                     label[near] = number
                     queue.append(near)
     return label
+
+
+def snake(height: int, width: int) -> np.ndarray:
+    """One line of one pixel's width, forth and back in every second row."""
+    kind = np.zeros((height, width), np.uint8)
+    kind[::2] = kind[1::4, -1] = kind[3::4, 0] = 1
+    return kind
+
+
+@pytest.mark.parametrize("case", ["snake", "upright", "comb", "noise", "line", "column", "none"])
+def test_components_are_numbered_as_brute_force_does(case: str) -> None:
+    rng = np.random.default_rng(5)
+    kind = {
+        "snake": snake(15, 20),
+        "upright": snake(30, 23).T[:, ::-1] * 2,
+        "comb": np.indices((15, 20))[1].astype(np.uint8) % 2 | (np.arange(15) == 14)[:, None],
+        "noise": rng.integers(0, 4, (30, 41)).astype(np.uint16),
+        "line": rng.integers(0, 3, (1, 40)).astype(np.uint8),
+        "column": rng.integers(0, 3, (40, 1)).astype(np.uint8),
+        "none": np.zeros((4, 5), np.uint8),
+    }[case]
+    label, first = components(kind)
+    expected = brute_force_components(kind)
+    np.testing.assert_array_equal(label, expected)
+    firsts = [int(np.flatnonzero(expected == k)[0]) for k in range(1, expected.max() + 1)]
+    assert first.tolist() == firsts
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -103,9 +103,12 @@ def calibrate(probability: Mask, temperature: float) -> Mask:
     """
     if temperature == 1:
         return probability
-    power = np.float32(1 / temperature)
-    yes, no = probability**power, (1 - probability) ** power
-    return np.asarray(yes / (yes + no), np.float32)
+    with np.errstate(divide="ignore", over="ignore"):  # 0 and 1 stay 0 and 1, by way of infinity
+        odds: Mask = np.log((1 - probability) / probability)  # powers take four times as long
+        odds /= np.float32(temperature)
+        np.exp(odds, out=odds)
+    odds += 1
+    return np.reciprocal(odds, out=odds)
 
 
 def confidence(probability: Mask) -> Mask:

@@ -103,8 +103,11 @@ class CascadeNetwork:
 
     def image_tensor(self, image: NDArray[np.generic], peak: float) -> Tensor:
         """(h, w, 3) in 0..``peak`` -> (1, 3, h, w) float32, normalised, on the CPU."""
-        pixels = torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1)[None] / peak
-        pixels -= self._mean  # in place: the division has made a new array
+        planes = np.empty((1, 3, *image.shape[:2]), np.float32)
+        for channel, plane in enumerate(planes[0]):  # all at once takes four times as long
+            np.divide(image[..., channel], np.float32(peak), out=plane)
+        pixels = torch.from_numpy(planes)
+        pixels -= self._mean
         pixels /= self._std
         return pixels
 
@@ -189,8 +192,9 @@ class CascadeNetwork:
 
 def _probabilities(found: Finals, height: int, width: int) -> NDArray[np.float32]:
     """(N, 2, height, width): final, and at stride 4."""
-    both = torch.cat(found, dim=1)[:, :, :height, :width]
-    return both.sigmoid().cpu().numpy()
+    # without their channel: channels-last, cat would put the two side by side in every pixel
+    both = torch.stack([x[:, 0, :height, :width] for x in found], dim=1)
+    return both.sigmoid_().cpu().numpy()
 
 
 def _finals(form: CascadeForm, pixels: Tensor, seg: Tensor) -> Finals:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyvips
 from numpy.typing import NDArray
 
+from crispseg.tiling.pieces import components
 from crispseg.types import Size
 
 Flags = NDArray[np.bool_]
@@ -21,8 +21,7 @@ DISC = 10
 
 def connected(labels: Labels) -> Numbers:
     """(H, W) int32: the number 0, 1, ... of the piece of one label, 4 neighbours, of each pixel."""
-    pieces = pyvips.Image.new_from_array(labels).labelregions().numpy()
-    return np.unique(pieces.ravel(), return_inverse=True)[1].reshape(labels.shape).astype(np.int32)
+    return components(labels.astype(np.int32) + 1)[0] - 1
 
 
 def connected_8(mask: Flags) -> Numbers:

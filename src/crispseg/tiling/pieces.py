@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyvips
 from numpy.typing import NDArray
 
 from crispseg.types import Box
@@ -23,21 +22,60 @@ Counts = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
-def components(kind: NDArray[np.uint8]) -> tuple[NDArray[np.int32], Counts]:
+def components(kind: NDArray[Any]) -> tuple[NDArray[np.int32], Counts]:
     """Connected (4 neighbours) pixels of equal value other than 0.
 
+    Runs of equal pixels in a row are found, then joined with those they touch in the row above: the
+    work follows the number of runs. (libvips' flood fill takes 8 to 18 times as long.)
+
+    Args:
+        kind: (H, W) whole numbers, 0 or more.
+
     Returns:
-        (H, W) labels, 1 .. n, 0 where ``kind`` is 0; and the first pixel of each, as a flat index.
+        (H, W) labels 1 .. n in the order of their first pixels, 0 where ``kind`` is 0; and the
+        first pixel of each, as a flat index.
     """
-    if not kind.any():
-        return np.zeros(kind.shape, np.int32), np.zeros(0, np.int64)
-    image = pyvips.Image.new_from_array(np.ascontiguousarray(kind))
-    regions = image.labelregions().numpy().astype(np.int32)
-    inside = np.flatnonzero(kind)
-    _, first, numbers = np.unique(regions.ravel()[inside], return_index=True, return_inverse=True)
-    label = np.zeros(kind.size, np.int32)
-    label[inside] = numbers + 1
-    return label.reshape(kind.shape), inside[first]
+    begins = np.ones(kind.shape, np.bool_)
+    np.not_equal(kind[:, 1:], kind[:, :-1], out=begins[:, 1:])
+    starts = np.flatnonzero(begins)
+    stops = np.append(starts[1:], kind.size)
+    values = kind.ravel()[starts]
+    starts, stops, values = (x[values > 0] for x in (starts, stops, values))
+    root = _roots(len(starts), *_runs_that_touch(starts, stops, values, kind.shape[1]))
+    is_first = root == np.arange(len(root))
+    number = np.cumsum(is_first, dtype=np.int32)[root]
+    label = np.zeros(kind.shape, np.int32)
+    label[kind > 0] = np.repeat(number, stops - starts)
+    return label, starts[is_first]
+
+
+def _runs_that_touch(
+    starts: Counts, stops: Counts, values: NDArray[Any], width: int
+) -> tuple[Counts, Counts]:
+    """Pairs (run above, run below) of one value that share a column; runs in reading order."""
+    begin = np.searchsorted(stops, starts - width, "right")
+    counts = np.searchsorted(starts, stops - width, "left") - begin
+    below = np.repeat(np.arange(len(starts)), counts)
+    above = np.arange(len(below)) + np.repeat(begin - (np.cumsum(counts) - counts), counts)
+    same = values[above] == values[below]
+    return above[same], below[same]
+
+
+def _roots(count: int, first: Counts, second: Counts) -> Counts:
+    """The smallest of each group of 0 .. count - 1 that the pairs (first, second) join.
+
+    Every round hangs groups onto smaller neighbours, which at least halves those that have any.
+    """
+    root = np.arange(count)
+    while len(first):
+        one, other = root[first], root[second]
+        apart = one != other
+        first, second = first[apart], second[apart]
+        low, high = np.minimum(one, other)[apart], np.maximum(one, other)[apart]
+        np.minimum.at(root, high, low)
+        while not np.array_equal(shorter := root[root], root):
+            root = shorter
+    return root
 
 
 def rim(label: NDArray[Any]) -> Flags:

@@ -48,6 +48,8 @@ class _Fusion(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Inputs (N, C_i, H, W) -> (N, out_channels, H, W)."""
         size = (inputs[0].shape[-2], inputs[0].shape[-1])
+        # One part in another order, as pixel_unshuffle's, and cat would leave channels-last.
+        inputs = tuple(part.contiguous(memory_format=torch.channels_last) for part in inputs)
         x = self.conv.from_rows(
             lambda y0, y1: torch.cat([part[:, :, y0:y1] for part in inputs], dim=1),
             inputs[0],

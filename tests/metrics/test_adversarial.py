@@ -149,6 +149,26 @@ def test_bands_wider_than_a_word_stay_in_their_rows(radius, width) -> None:
         np.testing.assert_array_equal(boundary_band(truth, radius), band)
 
 
+@pytest.mark.parametrize("column", [0, 63, 64, 700, 1343])
+def test_few_edges_in_a_wide_map_count_nothing_of_the_next_row(column) -> None:
+    truth = np.zeros((50, 1344), np.uint8)
+    truth[10:30, column] = 1
+    truth[30:, column] = VOID
+    truth[20, (column + 90) % 1344] = VOID
+    prediction = np.zeros_like(truth)
+    radii = [1, 20, 63, 64]
+    for void in (None, VOID):
+        counts = count_bands([prediction], truth, radii, void=void)
+        for place, radius in enumerate(radii):
+            band = boundary_band(truth, radius)
+            element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
+            gradient = cv2.morphologyEx(truth, cv2.MORPH_GRADIENT, element) > 0
+            np.testing.assert_array_equal(band, gradient)
+            band = band if void is None else band & (truth != void)
+            assert counts.pixels[place] == band.sum()
+            assert counts.right[0, place] == (band & (truth == prediction)).sum()
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.permutations(range(8)), st.lists(st.integers(0, 2), min_size=8, max_size=8))
 def test_any_split_of_the_data_gives_the_same_figures(order, parts) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ class LabelRow:
 
     def as_json(self) -> dict[str, Any]:
         """As plain values; NaN, which JSON does not have, becomes None."""
-        values = asdict(self) | {"mean_iou": self.mean_iou, "accuracy": self.accuracy}
+        values = vars(self) | {"mean_iou": self.mean_iou, "accuracy": self.accuracy}
         values["counts"] = {str(number): list(c) for number, c in self.counts.items()}
         return {key: plain(value) for key, value in values.items()}
 
@@ -109,13 +109,14 @@ def score_labels(
         matrix.add(prediction, truth)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    right, true = np.diag(matrix.counts), matrix.counts.sum(axis=1)
+    right, true = matrix.counts.diagonal(), matrix.counts.sum(axis=1)
     union = matrix.counts.sum(axis=0) + true - right
-    counts = {int(c): (int(right[c]), int(union[c]), int(true[c])) for c in np.flatnonzero(union)}
+    classes = zip(right.tolist(), union.tolist(), true.tolist(), strict=True)
+    counts = {number: found for number, found in enumerate(classes) if found[1]}
     height, width = truth.shape
     radii = [*boundary_radii(height, width, "released"), *boundary_radii(height, width, "paper")]
-    shares = count_bands([prediction], truth, radii, void=ignore_index).shares()[0]
-    released, paper = float(np.mean(shares[:STEPS])), float(np.mean(shares[STEPS:]))
+    shares = count_bands([prediction], truth, radii, void=ignore_index).shares()
+    released, paper = shares.reshape(2, STEPS).mean(axis=1).tolist()
     total, hits = int(true.sum()), int(right.sum())
     row = LabelRow(name, height, width, total, hits, counts, released, paper, seconds)
     return row, matrix

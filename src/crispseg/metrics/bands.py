@@ -9,9 +9,9 @@ right or above and below, that differ, because a staircase within it joins any t
 So the few places where neighbours differ are spread over all pixels that see both of them, row by
 row, in words of bits.
 
-Pixel x is bit x % 64 of word x // 64. Before the words of each row lie a few empty ones, its
-margin, so that rows behind one another can be moved sideways as one long row of bits: what leaves
-a row does not come as far as the next.
+Pixel x is bit x % 64 of word x // 64. The words of a row end in at least as many empty bits as the
+largest radius, so that rows behind one another can be moved sideways as one long row of bits: what
+leaves a row does not come as far as the next.
 """
 
 from __future__ import annotations
@@ -29,25 +29,23 @@ from crispseg.types import InputError
 Words = NDArray[np.uint64]
 WORD_PX = 64
 ONE, LAST = np.uint64(1), np.uint64(WORD_PX - 1)
-STRIP_ROWS, STRIP_PIXELS = 128, 1 << 18  # the least of a strip: what stays in the cache
-PACKED_PIXELS = 1 << 17  # of flags at a time, before they are bits
+STRIP_ROWS, STRIP_PIXELS = 128, 1 << 18
+PACKED_PIXELS = 1 << 18  # of flags at a time, before they are bits
+FEW_WORDS = 16  # of a row, which may be empty without much harm
 
 
 class Strip(NamedTuple):
-    """The bands of some rows, where there are any.
+    """The bands of a box of the image; together, the boxes hold all bands.
 
     Attributes:
         rows: of the image.
         columns: of the image; begins at a multiple of 64.
-        bands: (radii, rows, margin + words) uint64, contiguous; bits of the margin, and those
-            beyond the columns, mean nothing.
-        margin: number of words.
+        bands: (radii, rows, words) uint64, contiguous; empty beyond the columns.
     """
 
     rows: slice
     columns: slice
     bands: Words
-    margin: int
 
 
 class BandCounts(NamedTuple):
@@ -81,8 +79,8 @@ def boundary_band(truth: NDArray[Any], radius: int) -> NDArray[np.bool_]:
         (H, W) bool.
     """
     band = np.zeros(truth.shape, np.bool_)
-    for rows, columns, (found,), margin in find_bands(truth, [radius]):
-        octets = found[:, margin:].astype("<u8").view(np.uint8)
+    for rows, columns, (found,) in find_bands(truth, [radius]):
+        octets = found.astype("<u8").view(np.uint8)
         width = columns.stop - columns.start
         band[rows, columns] = np.unpackbits(octets, axis=1, count=width, bitorder="little")
     return band
@@ -109,114 +107,141 @@ def count_bands(
     for mask in masks:
         if mask.shape != truth.shape:
             raise InputError(f"the mask is {mask.shape} but the truth is {truth.shape}")
+    masks, truth = [_comparable(mask) for mask in masks], _comparable(truth)
     each = sorted(set(radii))
-    place = [each.index(radius) for radius in radii]
     pixels = np.zeros(len(each), np.int64)
     right = np.zeros((len(masks), len(each)), np.int64)
-    for rows, columns, bands, margin in find_bands(truth, each):
-        part = truth[rows, columns]
-        np.bitwise_and(bands, _valid_words(part, void, margin, bands.shape[2]), out=bands)
+    for rows, columns, bands in find_bands(truth, each, void=void):
         pixels += _count(bands)
-        for number, mask in enumerate(masks):
-            wrong = _pack(mask[rows, columns], part, margin, bands.shape[2])
+        parts = [mask[rows, columns] for mask in masks]
+        for number, wrong in enumerate(_differences(truth[rows, columns], parts, bands.shape[2])):
             right[number] -= _count(bands & wrong)
-    return BandCounts(pixels[place], (right + pixels)[:, place])
+    right += pixels
+    place = [each.index(radius) for radius in radii]
+    return BandCounts(pixels.take(place), right.take(place, axis=1))
 
 
-def find_bands(truth: NDArray[Any], radii: Sequence[int]) -> Iterator[Strip]:
-    """The bands of several radii at once, strip by strip; pixels in no strip are in no band.
+def find_bands(
+    truth: NDArray[Any], radii: Sequence[int], *, void: int | None = None
+) -> Iterator[Strip]:
+    """The bands of several radii at once, box by box; pixels in no box are in no band.
 
     Args:
         truth: (H, W) bool or integers.
         radii: 1 or more, in pixels.
+        void: value of the truth whose pixels are in no band; it makes edges all the same.
     """
     if min(radii) < 1:
         raise InputError(f"a band's radius must be 1 or more, not {min(radii)}")
+    height, width = truth.shape
     largest = max(radii)
     margin = -(-largest // WORD_PX)
-    height, width = truth.shape
-    planes = _steps(truth, largest, margin)
+    edges, valid = _edges(truth, largest, void)
     strip_rows = _strip_rows(width)
-    for y0 in range(0, height, strip_rows):
-        y1 = min(y0 + strip_rows, height)
-        halo = slice(y0, y1 + 2 * largest)  # the planes begin ``largest`` rows above the image
-        used = np.flatnonzero(np.bitwise_or.reduce(planes[:, halo], axis=(0, 1)))
-        if not used.size:
+    for start in range(0, height, strip_rows):
+        end = min(start + strip_rows, height)
+        sides, ends = edges[:, start : end + 2 * largest]  # row 0 lies ``largest`` above the image
+        places = ((sides | ends) != 0).reshape(-1).nonzero()[0]
+        if not places.size:
             continue
-        first = max(int(used[0]) - margin, margin)
-        last = min(int(used[-1]) + margin + 1, planes.shape[2])
-        x0, x1 = (WORD_PX * (word - margin) for word in (first, last))
-        bands = _spread(np.ascontiguousarray(planes[:, halo, first - margin : last]), radii)
-        yield Strip(slice(y0, y1), slice(x0, min(x1, width)), bands, margin)
+        words = edges.shape[2]
+        y0 = max(start, start + int(places[0]) // words - 2 * largest)
+        y1 = min(end, start + int(places[-1]) // words + 1)
+        first, last = 0, words
+        if words > FEW_WORDS:
+            used = places % words
+            first, last = max(int(used.min()) - margin, 0), int(used.max()) + 1 + margin
+        columns = slice(WORD_PX * first, min(WORD_PX * last, width))
+        last += margin  # space for what leaves the next row
+        near = edges[:, y0 : y1 + 2 * largest, first:last]
+        bands = _spread(np.ascontiguousarray(near), radii)
+        inside = _first_bits(columns.stop - columns.start, bands.shape[2])
+        bands &= inside if valid is None else valid[y0:y1, first:last] & inside
+        yield Strip(slice(y0, y1), columns, bands)
+
+
+def _comparable(values: NDArray[Any]) -> NDArray[Any]:
+    """The same as bytes if it is bool: bytes are compared faster."""
+    return values.view(np.uint8) if values.dtype == np.bool_ else values
 
 
 def _strip_rows(width: int) -> int:
     return max(STRIP_ROWS, STRIP_PIXELS // max(width, 1))
 
 
-def _steps(truth: NDArray[Any], above: int, margin: int) -> Words:
-    """Where a pixel differs from its right neighbour, and from the one below.
+def _edges(truth: NDArray[Any], above: int, void: int | None) -> tuple[Words, Words | None]:
+    """Pixels that differ from a neighbour beside them, and from one above or below.
 
     Returns:
-        (2, above + H + above, margin + words); empty in the margin and outside the image.
+        (2, above + H + above, words), empty outside the image; (H, words) pixels that are not
+        void, None without void.
     """
+    truth = _comparable(truth)
     height, width = truth.shape
-    words = margin - (-width // WORD_PX)
-    planes = np.zeros((2, height + 2 * above, words), np.uint64)
-    strip_rows = _strip_rows(width)
-    for y0 in range(0, height, strip_rows):
-        part = truth[y0 : y0 + strip_rows + 1]
-        rows = part[:strip_rows]
-        packed = _pack(rows[:, 1:], rows[:, :-1], margin, words)
-        planes[0, above + y0 : above + y0 + len(packed)] = packed
-        packed = _pack(part[1:], part[:-1], margin, words)
-        planes[1, above + y0 : above + y0 + len(packed)] = packed
-    return planes
+    words = -(-(width + above) // WORD_PX)
+    edges = np.zeros((2, height + 2 * above, words), np.uint64)
+    valid = None if void is None else np.empty((height, words), np.uint64)
+    step = max(1, PACKED_PIXELS // (WORD_PX * words))
+    flags = np.zeros((2 if void is None else 3, min(step, height), WORD_PX * words), np.bool_)
+    for y0 in range(0, height, step):
+        part = truth[y0 : y0 + step + 1]  # and the first row of the next
+        rows = min(step, height - y0)
+        some = flags[:, :rows]
+        np.not_equal(part[:rows, 1:], part[:rows, :-1], out=some[0, :, : width - 1])
+        np.not_equal(part[1:], part[:-1], out=some[1, : len(part) - 1, :width])
+        some[1, len(part) - 1 :] = False
+        if void is not None:
+            np.not_equal(part[:rows], void, out=some[2, :, :width])
+        packed = _packed(some)
+        edges[:, above + y0 : above + y0 + rows] = packed[:2]
+        if valid is not None:
+            valid[y0 : y0 + rows] = packed[2]
+    edges[0] |= _moved_right(edges[0])
+    edges[1, 1:] |= edges[1, :-1].copy()
+    return edges, valid
 
 
-def _spread(steps: Words, radii: Sequence[int]) -> Words:
+def _spread(edges: Words, radii: Sequence[int]) -> Words:
     """Bands of the rows in the middle of two planes with a margin of the largest radius.
 
-    ``seen`` holds the pairs of each plane, spread over one reach after the other.
-
     Returns:
-        (radii, rows, margin + words); bits of the margin mean nothing.
+        (radii, rows, words).
     """
-    largest = max(radii)
-    rows = steps.shape[1] - 2 * largest
-    seen = steps
-    bands = np.zeros((len(radii), rows, steps.shape[2]), np.uint64)
-    for reach_px, sights in enumerate(_sights(tuple(radii))):
+    rows = edges.shape[1] - 2 * max(radii)
+    bands = np.zeros((len(radii), rows, edges.shape[2]), np.uint64)
+    waiting = {0: edges[1]}
+    for reach_px, sights in enumerate(_sights(tuple(radii)), 1):
         if reach_px == 1:
-            seen = _to_both_sides(steps)
-            seen[1] |= steps[1]
-            seen[0] = steps[0] | _moved_right(steps[0])
-        elif reach_px:  # what was spread already is so wide that both copies cover it
-            seen = _to_both_sides(seen)
-        for number, dy, plane in sights:
-            bands[number] |= seen[plane, largest + dy : largest + dy + rows]
+            edges = np.stack([edges[0], edges[1] | _to_both_sides(edges[1])])
+        else:  # what was spread already is so wide that both copies cover it
+            edges = _to_both_sides(edges)
+        waiting[reach_px] = edges[1]
+        for shorter_px, places in sights.items():
+            seen = edges[0] | waiting[shorter_px]
+            for number, y in places:
+                bands[number] |= seen[y : y + rows]
     return bands
 
 
 @lru_cache(maxsize=64)
-def _sights(radii: tuple[int, ...]) -> list[list[tuple[int, int, int]]]:
-    """Of each reach 0 .. max(radii): which radius sees how far below which plane's pairs.
+def _sights(radii: tuple[int, ...]) -> list[dict[int, list[tuple[int, int]]]]:
+    """Of each reach 1 .. max(radii): where which radius sees edges that were spread so far.
 
-    A pixel of row y sees the pair (x, x + 1) of row y + dy (plane 0) if both lie within the reach
-    of that row of its ellipse, and the pair of rows y + dy and y + dy + 1 (plane 1) if x lies
-    within the shorter reach of both.
+    The rows dy and dy + 1 of an ellipse reach a and b, a >= b. A pixel sees two neighbours in row
+    dy if both lie within a of it; and one in row dy with one in row dy + 1 if it lies within b.
+    With the edge between rows dy - 1 and dy, of which it sees more than b, both are looked up in
+    row dy.
 
     Returns:
-        For each reach a list of (index of the radius, dy, plane).
+        For each reach a a dict: reach b -> list of (index of the radius, first row of the planes).
     """
-    sights: list[list[tuple[int, int, int]]] = [[] for _ in range(max(radii) + 1)]
+    largest = max(radii)
+    sights: list[dict[int, list[tuple[int, int]]]] = [{} for _ in range(largest)]
     for number, radius in enumerate(radii):
         reach = ellipse_reach(radius)
-        for dy in range(-radius, radius + 1):
-            if reach[abs(dy)]:  # a reach of 0 holds no two pixels beside each other
-                sights[reach[abs(dy)]].append((number, dy, 0))
-            if dy < radius:
-                sights[reach[max(abs(dy), abs(dy + 1))]].append((number, dy, 1))
+        for dy in range(1 - radius, radius):
+            places = sights[reach[abs(dy)] - 1].setdefault(reach[abs(dy) + 1], [])
+            places.append((number, largest + dy))
     return sights
 
 
@@ -247,30 +272,25 @@ def _to_both_sides(rows: Words) -> Words:
     return out.reshape(rows.shape)
 
 
-def _pack(one: NDArray[Any], other: NDArray[Any] | int, margin: int, words: int) -> Words:
-    """Where (h, w) values differ, as (h, words), of which the first ``margin`` are empty."""
-    if isinstance(other, np.ndarray) and one.dtype == np.bool_ == other.dtype:
-        one, other = one.view(np.uint8), other.view(np.uint8)  # bytes are compared faster
+def _differences(one: NDArray[Any], others: Sequence[NDArray[Any]], words: int) -> Iterator[Words]:
+    """Where (h, w) values differ from each of the others, as (h, words)."""
     height, width = one.shape
-    begin = WORD_PX * margin
-    step = max(1, PACKED_PIXELS // (WORD_PX * words))
-    flags = np.zeros((min(step, height), WORD_PX * words), np.bool_)
-    out = np.empty((height, words), np.uint64)
-    for y0 in range(0, height, step):
-        rows = slice(y0, min(y0 + step, height))
-        some = flags[: rows.stop - y0]
-        second = other[rows] if isinstance(other, np.ndarray) else other
-        np.not_equal(one[rows], second, out=some[:, begin : begin + width])
-        octets = np.packbits(some.reshape(-1), bitorder="little")
-        out[rows] = octets.view("<u8").reshape(-1, words)
-    return out
+    flags = np.zeros((height, WORD_PX * words), np.bool_)
+    for other in others:
+        np.not_equal(one, other, out=flags[:, :width])
+        yield _packed(flags)
 
 
-def _valid_words(part: NDArray[Any], void: int | None, margin: int, words: int) -> Words:
-    """Pixels of the image that are not void, as ``_pack`` has them; without void one row."""
-    if void is not None:
-        return _pack(part, void, margin, words)
-    return _pack(np.ones((1, part.shape[1]), np.uint8), 0, margin, words)
+@lru_cache(maxsize=64)
+def _first_bits(width: int, words: int) -> Words:
+    """(words,), the first ``width`` bits set; not to be changed."""
+    return _packed(np.arange(WORD_PX * words) < width)
+
+
+def _packed(flags: NDArray[np.bool_]) -> Words:
+    """(n, h, 64 words) -> (n, h, words)."""
+    octets = np.packbits(flags.reshape(-1), bitorder="little")
+    return octets.view(np.uint64).reshape(*flags.shape[:-1], flags.shape[-1] // WORD_PX)
 
 
 def _count(bands: Words) -> NDArray[np.int64]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from crispseg.types import InputError
 
 BLOCK_PIXELS = 1 << 18  # so that the block's pairs stay in the processor's cache
-LEAST_RUN = 10  # pixels on average; below, runs are not worth finding
+MOST_WORDS = 0.7  # of 8 pixels in which runs end; above, runs are not worth finding
+WORD_BYTES = 1 << 3  # of flags that are looked at together
 MOST_BYTES = 255  # classes of which one more than all still has a byte
 
 
@@ -70,12 +71,12 @@ class ConfusionMatrix:
         """Counts of a block of pixels; of its runs of equal pairs, where they are long."""
         lengths = None
         if (ends := _run_ends(prediction, truth)) is not None:
-            lengths = ends.copy()
-            lengths[1:] -= ends[:-1]
-            lengths[0] += 1
-            prediction, truth = prediction[ends], truth[ends]
-        elif prediction.dtype == np.uint8 == truth.dtype and self.num_classes < MOST_BYTES:
-            return self._count_bytes(prediction, truth)
+            lengths = np.empty(ends.size)
+            lengths[0] = ends[0] + 1
+            np.subtract(ends[1:], ends[:-1], out=lengths[1:])
+            prediction, truth = prediction.take(ends), truth.take(ends)
+        if prediction.dtype == np.uint8 == truth.dtype and self.num_classes < MOST_BYTES:
+            return self._count_bytes(prediction, truth, lengths)
         valid = truth != self.ignore_index
         if not valid.all():
             prediction, truth = prediction[valid], truth[valid]
@@ -85,31 +86,31 @@ class ConfusionMatrix:
             if low < 0 or high >= self.num_classes:
                 raise self._no_class(name, low if low < 0 else high)
         pairs = truth.astype(np.int64) * self.num_classes + prediction
-        found = np.bincount(pairs, lengths, self.num_classes**2)  # weights: exact in float64
-        return found.astype(np.int64, copy=False).reshape(self.counts.shape)
+        found = _bincount(pairs, lengths, self.num_classes**2)
+        return found.reshape(self.counts.shape)
 
     def _count_bytes(
-        self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8]
+        self,
+        prediction: NDArray[np.uint8],
+        truth: NDArray[np.uint8],
+        lengths: NDArray[np.float64] | None,
     ) -> NDArray[np.int64]:
         """Counts of a block with one more class for all that is none, so that void may stay."""
         none = np.uint8(self.num_classes)
-        pairs = np.minimum(truth, none).astype(np.uint16)
+        nones = np.full_like(truth, none)  # NumPy takes ten times as long with a single number
+        pairs = np.minimum(truth, nones).astype(np.uint16)
         pairs *= np.uint16(self.num_classes + 1)
-        pairs += np.minimum(prediction, none)
-        table = np.bincount(pairs, minlength=(self.num_classes + 1) ** 2)
+        pairs += np.minimum(prediction, nones)
+        table = _bincount(pairs, lengths, (self.num_classes + 1) ** 2)
         table = table.reshape(self.num_classes + 1, -1)
-        voids = np.count_nonzero(truth == self.ignore_index)
         if self.ignore_index < self.num_classes:
             table[self.ignore_index] = 0
-        elif int(table[-1].sum()) == voids:
-            table[-1] = 0
-        for name, labels, strays in (
-            ("truth", truth, table[-1]),
-            ("prediction", prediction, table[:-1, -1]),
-        ):
-            if strays.any():
-                valid = labels[truth != self.ignore_index]
-                raise self._no_class(name, int(valid.max()))
+        if table[-1].any():
+            stray = (truth >= none) & (truth != self.ignore_index)
+            if stray.any():
+                raise self._no_class("truth", int(truth[stray].max()))
+        if table[:-1, -1].any():
+            raise self._no_class("prediction", int(prediction[truth != self.ignore_index].max()))
         return table[:-1, :-1]
 
     def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
@@ -167,20 +168,31 @@ def sum_of(matrices: Sequence[ConfusionMatrix]) -> ConfusionMatrix:
 
 def _run_ends(prediction: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.intp] | None:
     """The last pixel of each run of equal pairs; None if the runs are too short to be of use."""
-    changed = prediction[1:] != prediction[:-1]
-    changed |= truth[1:] != truth[:-1]
-    runs = 1 + int(np.count_nonzero(changed))
-    if runs * LEAST_RUN > truth.size:
+    flags = np.empty(-(-truth.size // WORD_BYTES) * WORD_BYTES, np.bool_)
+    flags[truth.size - 1 :] = False
+    last = flags[: truth.size - 1]
+    np.not_equal(truth[1:], truth[:-1], out=last)
+    last |= prediction[1:] != prediction[:-1]
+    flags[truth.size - 1] = True
+    words = flags.view(np.uint64)  # most are empty: flags are looked for in the others only
+    some = words != 0
+    if np.count_nonzero(some) > MOST_WORDS * some.size:
         return None
-    ends = np.empty(runs, np.intp)
-    ends[:-1] = np.flatnonzero(changed)
-    ends[-1] = truth.size - 1
-    return ends
+    used = np.flatnonzero(some)
+    places = np.flatnonzero(words.take(used).view(np.bool_))
+    return (used << 3).take(places >> 3) + (places & 7)
+
+
+def _bincount(
+    values: NDArray[Any], weights: NDArray[np.float64] | None, length: int
+) -> NDArray[np.int64]:
+    """How often each of 0 .. length - 1 is there, times its whole weights: exact in float64."""
+    return np.bincount(values, weights, length).astype(np.int64, copy=False)
 
 
 def _check_pair(prediction: NDArray[Any], truth: NDArray[Any]) -> None:
     for name, labels in (("prediction", prediction), ("truth", truth)):
-        if not np.issubdtype(labels.dtype, np.integer):
+        if labels.dtype.kind not in "iu":
             raise InputError(f"the {name} must hold integer labels, not {labels.dtype}")
     if prediction.shape != truth.shape:
         raise InputError(f"the prediction is {prediction.shape} but the truth is {truth.shape}")

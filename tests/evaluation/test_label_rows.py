@@ -8,7 +8,14 @@ import math
 import numpy as np
 import pytest
 
-from crispseg.evaluation.labels import group_numbers, mean_of, score_labels
+from crispseg.data.datasets.base import Dataset
+from crispseg.evaluation.labels import (
+    LabelSums,
+    group_numbers,
+    mean_of,
+    score_labels,
+    summarise_labels,
+)
 from crispseg.metrics.boundary import mean_boundary_accuracy_of_labels
 from crispseg.types import InputError
 
@@ -41,6 +48,12 @@ def test_all_void_is_no_number_in_json() -> None:
     values = json.loads(json.dumps(row.as_json(), allow_nan=False))
     assert values["mean_iou"] is values["accuracy"] is values["mba_released"] is None
     assert values["counts"] == {}
+    dataset = Dataset("x", tuple("abc"), ((0, 0, 0),) * 3, [])
+    sums = LabelSums(dataset, None)
+    sums.add("a", np.zeros((4, 5), np.uint8), np.full((4, 5), 255, np.uint8), None, 0.0)
+    summary = summarise_labels(sums.scores(), dataset)
+    for figure in ("mean_iou", "iou_of_all_pixels", "image_iou", "pixel_accuracy", "mba_paper"):
+        assert summary[figure] is None
 
 
 def test_errors_name_the_image() -> None:

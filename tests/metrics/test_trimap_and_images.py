@@ -89,6 +89,13 @@ def test_image_ious_equal_scikit_learn() -> None:
     np.testing.assert_allclose(counts.quantiles([0, 0.5, 1]), quantiles, rtol=0, atol=1e-12)
 
 
+def test_a_class_that_is_missed_altogether_has_0_and_one_that_is_nowhere_nothing() -> None:
+    counts = ImageCounts(3)
+    counts.add("a", [0, 4, 0], [5, 8, 0])
+    np.testing.assert_array_equal(counts.table(), [[0, 0.5, np.nan]])
+    assert counts.image_iou().tolist() == [0.25]
+
+
 def test_the_iou_of_all_pixels_is_that_of_one_large_image() -> None:
     masks = [tuple(labels == 2 for labels in pair(seed)) for seed in range(4)]
     counts = ImageCounts(1)

@@ -200,7 +200,7 @@ def summarise_labels(scores: LabelScores, dataset: Dataset) -> dict[str, Any]:
         "mean_iou": matrix.mean_iou(),
         "pixel_accuracy": matrix.pixel_accuracy(),
         "mean_accuracy": matrix.mean_accuracy(),
-        "iou_of_all_pixels": images.iou_of_all_pixels(),
+        "iou_of_all_pixels": images.iou_of_all_pixels() if matrix.counts.any() else math.nan,
         "image_iou": mean_of(images.image_iou().tolist()),
         "mba_released": mean_of([row.mba_released for row in rows]),
         "mba_paper": mean_of([row.mba_paper for row in rows]),

@@ -209,17 +209,18 @@ def _spread(edges: Words, radii: Sequence[int]) -> Words:
     """
     rows = edges.shape[1] - 2 * max(radii)
     bands = np.zeros((len(radii), rows, edges.shape[2]), np.uint64)
-    waiting = {0: edges[1]}
+    planes, waiting = list(bands), {0: edges[1]}
     for reach_px, sights in enumerate(_sights(tuple(radii)), 1):
         if reach_px == 1:
-            edges = np.stack([edges[0], edges[1] | _to_both_sides(edges[1])])
+            edges = edges.copy()
+            edges[1] |= _to_both_sides(edges[1])
         else:  # what was spread already is so wide that both copies cover it
             edges = _to_both_sides(edges)
         waiting[reach_px] = edges[1]
         for shorter_px, places in sights.items():
             seen = edges[0] | waiting[shorter_px]
             for number, y in places:
-                bands[number] |= seen[y : y + rows]
+                np.bitwise_or(planes[number], seen[y : y + rows], out=planes[number])
     return bands
 
 
@@ -262,13 +263,12 @@ def _moved_right(rows: Words) -> Words:
 def _to_both_sides(rows: Words) -> Words:
     """Every bit twice, one pixel further to the left and to the right."""
     bits = rows.reshape(-1)
-    out = bits << ONE
-    moved = bits >> ONE
+    out, moved = bits << ONE, bits >> ONE
     out |= moved
-    np.right_shift(bits[:-1], LAST, out=moved[1:])
-    out[1:] |= moved[1:]
-    np.left_shift(bits[1:], LAST, out=moved[:-1])
-    out[:-1] |= moved[:-1]
+    before, after, carried = bits[:-1], bits[1:], moved[1:]
+    later, earlier = out[1:], out[:-1]
+    later |= np.right_shift(before, LAST, out=carried)
+    earlier |= np.left_shift(after, LAST, out=carried)
     return out.reshape(rows.shape)
 
 

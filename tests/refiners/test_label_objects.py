@@ -62,19 +62,20 @@ def test_borders_by_hand() -> None:
     assert sorted(pairs) == [(0, 1, 1), (0, 2, 3), (1, 2, 2)]
 
 
-def test_touching_pieces_get_different_colours() -> None:
-    for seed in range(5):
+@pytest.mark.parametrize("count", [12, 60, 200])
+def test_touching_pieces_get_different_colours(count: int) -> None:
+    for seed in range(8):
         rng = np.random.default_rng(seed)
-        points = rng.integers(0, 100, (60, 2))
+        points = rng.integers(0, 100, (count, 2))
         y, x = np.mgrid[:100, :100]
         cells = np.argmin([(y - a) ** 2 + (x - b) ** 2 for a, b in points], axis=0)
         pieces = connected(cells.astype(np.uint8))
         touching = borders(pieces)
         found = colour(np.bincount(pieces.ravel()), touching, 4)
-        same = found[touching.first] == found[touching.second]
         assert set(found.tolist()) <= {0, 1, 2, 3}
-        # Greedy is not perfect: what it leaves is a few pixels of all borders.
-        assert touching.length[same].sum() <= 0.02 * touching.length.sum()
+        same = found[touching.first] == found[touching.second]
+        # Of very many, some few pixels of all borders may be left.
+        assert touching.length[same].sum() <= (count > 100) * 0.002 * touching.length.sum()
 
 
 def test_where_colours_do_not_suffice_the_shortest_border_gives_way() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from crispseg.models.cascadepsp import CascadeLogits, CascadeModule
 from crispseg.models.weights import LoadedModel
 from crispseg.refiners.cascade import CascadeRefiner
-from crispseg.refiners.scene import code_map, decode, scene_objects
+from crispseg.refiners.scene import scene_objects
 from crispseg.types import Box, InputError
 
 Array = np.ndarray
@@ -127,7 +127,7 @@ def test_the_cost_of_one_pass_does_not_grow_with_the_objects() -> None:
         labels = grid_scene(rows, columns, side)
         module = Stub(echo)
         refiner(module).refine_labels(photo_of(labels), labels)
-        assert (module.encodings, module.decodings) == (1, 2)
+        assert module.encodings == 1 and 2 <= module.decodings <= 4
         module = Stub(echo)
         refiner(module).refine_labels(photo_of(labels), labels, way="divide-and-conquer")
         assert module.encodings == rows * columns
@@ -147,27 +147,6 @@ def test_large_images_go_through_sizes_in_between() -> None:
     found = refiner(module, tile_size=128).refine_labels(photo_of(labels), labels)
     assert np.array_equal(found, labels)
     assert module.encodings > 4
-
-
-def test_decode_by_hand() -> None:
-    labels = np.array([[5, 5, 6, 6]], np.uint8)
-    codes = np.array([[0, 0, 1, 1]], np.uint8)
-    low = np.array([[0.1, 0.9, 0.6, 0.4]], np.float32)
-    bits = np.stack([low, np.zeros_like(low)])
-    # The second pixel is surely of code 1, which is 6; the last one's 0.6 for code 0 is too little.
-    found = decode(labels, codes, bits, ignore_index=255, reach=2, least=0.7)
-    assert found.tolist() == [[5, 6, 6, 6]]
-    found = decode(labels, codes, bits, ignore_index=255, reach=2, least=0.5)
-    assert found.tolist() == [[5, 6, 6, 5]]
-    found = decode(labels, codes, bits, ignore_index=6, reach=2, least=0.5)
-    assert found.tolist() == [[5, 5, 6, 6]]
-
-
-def test_codes_tell_neighbours_apart() -> None:
-    labels = grid_scene(4, 5, 12)
-    codes = code_map(labels)
-    for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        assert ((labels[a] == labels[b]) | (codes[a] != codes[b])).all()
 
 
 def test_objects_of_the_published_way_by_hand() -> None:

@@ -15,7 +15,7 @@ from crispseg.refiners.network import CascadeNetwork
 from crispseg.runtime import precision
 from crispseg.runtime.compiled import Finals
 from crispseg.runtime.precision import BF16, DIRECT, EXACT, FP16, PLANES, best, choose, fastest
-from crispseg.types import InputError
+from crispseg.types import Box, InputError
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 
@@ -119,7 +119,7 @@ def test_halves_are_near_in_the_bundled_architecture(name, most) -> None:
         network = CascadeNetwork(model, CPU, published=False, precision=each)
         tensor = network.image_tensor(image, 255)
         [one] = network.probabilities([tensor], [[mask]])
-        [two] = network.probabilities_of_masks(tensor, [mask])
+        [two] = network.probabilities_of_masks(tensor, [mask], [Box(0, 0, *mask.shape)])
         results.append((one, two))
     for plain, half in zip(*results, strict=True):
         assert half.dtype == np.float32
@@ -138,6 +138,6 @@ def test_float16_that_overflows_is_done_again_in_float32() -> None:
     assert not all(x.isfinite().all() for x in network._form(image, torch.zeros(1, 1, 64, 64)))
     [found], [expected] = (n.probabilities([image], [[mask]]) for n in (network, plain))
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    [found] = network.probabilities_of_masks(image, [mask])
+    [found] = network.probabilities_of_masks(image, [mask], [Box(0, 0, *mask.shape)])
     assert np.isfinite(found).all()
     assert isinstance(network._in_float32(image, torch.zeros(1, 1, 64, 64)), Finals)

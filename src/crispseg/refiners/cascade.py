@@ -197,7 +197,6 @@ class CascadeRefiner:
             labels,
             way=way,
             tile_size=self.tile_size,
-            temperature=self.temperature,
             ignore_index=ignore_index,
             stuff=stuff,
         )

@@ -26,7 +26,7 @@ from crispseg.runtime.compiled import (
 )
 from crispseg.runtime.device import best_format
 from crispseg.runtime.precision import DIRECT, choose
-from crispseg.types import InputError
+from crispseg.types import Box, InputError
 
 Array = NDArray[np.float32]
 
@@ -137,27 +137,41 @@ class CascadeNetwork:
         return list(self._run(torch.cat([image for image, _ in samples]), stacked))
 
     @torch.inference_mode()
-    def probabilities_of_masks(self, image: Tensor, masks: Sequence[Array]) -> list[Array]:
-        """Global steps of many masks of one image, which is encoded once.
+    def probabilities_of_masks(
+        self, image: Tensor, masks: Sequence[Array], boxes: Sequence[Box]
+    ) -> list[Array]:
+        """The last level of the cascade for many masks of one image, which is encoded once.
+
+        A given mask stands for the results of the first levels, as the coarse result does in the
+        local step (section 3.2). It is decoded in its box only, from features that have seen the
+        whole image.
 
         Args:
             image: (1, 3, h, w) normalised.
             masks: (h, w) in [-1, 1] each.
+            boxes: for each mask the part to look at.
 
         Returns:
-            For each mask (2, h, w) float32 probabilities, as ``probabilities``.
+            For each mask the final probabilities, float32, of its box.
         """
-        height, width = image.shape[-2:]
         pixels = self._place(pad_to_multiple(image, STRIDE, 0.0))
         shared = self._form.encode_image(pixels)
         results = []
-        for mask in masks:
+        for mask, box in zip(masks, boxes, strict=True):
             whole = torch.from_numpy(np.ascontiguousarray(mask))[None, None]
-            seg = self._place(pad_to_multiple(whole, STRIDE, -1.0))
-            found = self._form.finals(shared, seg)
-            found = self._finite(found, partial(_finals, pixels=pixels, seg=seg))
-            results.append(_probabilities(found, height, width)[0])
+            outer = _on_stride(box)
+            part = self._part(pad_to_multiple(whole, STRIDE, -1.0), outer, 1)
+            features = [self._part(x, outer, pixels.shape[-2] // x.shape[-2]) for x in shared]
+            found = self._form.finals(features, part, part, part)
+            again = partial(_finals, pixels=pixels[..., *outer.slices], seg=part)
+            found = self._finite(found, again)
+            at = box.shift(-outer.y0, -outer.x0)
+            results.append(found.s1[0, 0, *at.slices].sigmoid().cpu().numpy())
         return results
+
+    def _part(self, x: Tensor, box: Box, stride: int) -> Tensor:
+        """A box of features at a stride that divides its corners."""
+        return self._place(x[..., *box.shrink(stride).slices])
 
     def _run_at_once(self, samples: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> list[Array]:
         threads = torch.get_num_threads()
@@ -197,5 +211,12 @@ def _probabilities(found: Finals, height: int, width: int) -> NDArray[np.float32
     return both.sigmoid_().cpu().numpy()
 
 
+def _on_stride(box: Box) -> Box:
+    """The box, enlarged to multiples of the stride."""
+    y0, x0 = box.y0 // STRIDE, box.x0 // STRIDE
+    y1, x1 = -(-box.y1 // STRIDE), -(-box.x1 // STRIDE)
+    return Box(y0 * STRIDE, x0 * STRIDE, y1 * STRIDE, x1 * STRIDE)
+
+
 def _finals(form: CascadeForm, pixels: Tensor, seg: Tensor) -> Finals:
-    return form.finals(form.encode_image(pixels), seg)
+    return form.finals(form.encode_image(pixels), seg, seg, seg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ Flags = NDArray[np.bool_]
 Numbers = NDArray[np.int32]
 Labels = NDArray[Any]
 """(H, W) uint8 or uint16."""
+Neighbours = list[list[tuple[int, int]]]
+"""Of each piece the pieces that it touches, and over how many pairs of pixels."""
 
 DISC = 10
 """Diameter of the disc that joins near pieces of a class (CascadePSP's scene code), in pixels."""
@@ -44,10 +47,15 @@ def connected_8(mask: Flags) -> Numbers:
 
     for first, second in np.unique(np.concatenate(corners), axis=0).tolist():
         parents[max(root(first), root(second))] = min(root(first), root(second))
-    roots = np.array([root(i) for i in range(len(parents))])[pieces]
-    numbers = np.zeros(mask.shape, np.int32)
-    numbers[mask] = np.unique(roots[mask], return_inverse=True)[1] + 1
-    return numbers
+    # Of all pieces with a pixel in the mask: those of the background are not counted.
+    roots = np.array([root(i) for i in range(len(parents))], np.int32)
+    inside = np.where(mask, roots[pieces], -1)
+    return np.append(_ranks(inside[mask]) + 1, np.int32(0))[inside]
+
+
+def _ranks(numbers: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(largest + 1,) int32: of each number that occurs, how many smaller ones do."""
+    return np.cumsum(np.bincount(numbers.ravel()) > 0, dtype=np.int32) - 1
 
 
 def disc_reaches(diameter: int) -> list[tuple[int, int, int]]:
@@ -90,6 +98,10 @@ class Borders(NamedTuple):
     second: NDArray[np.int64]
     length: NDArray[np.int64]
 
+    def where(self, kept: Flags) -> Borders:
+        """Those of which ``kept`` (n,) is true."""
+        return Borders(self.first[kept], self.second[kept], self.length[kept])
+
 
 def borders(pieces: Numbers) -> Borders:
     """All pairs of touching pieces (4 neighbours), the smaller number first."""
@@ -107,8 +119,9 @@ def colour(areas: NDArray[np.int64], touching: Borders, colours: int) -> NDArray
     """Give touching pieces different colours, or at least those that touch over a long border.
 
     Large pieces come first and take the lowest colour that costs least; then each piece moves
-    where it costs less until none does. Planar maps need four colours; this nearly always finds
-    them, and where it does not, the shortest borders stay uncoloured.
+    where it costs less until none does; what still touches its like is freed by Kempe's chains.
+    Planar maps need four colours; this nearly always finds them, and where it does not, the
+    shortest borders stay uncoloured.
 
     Args:
         areas: (n,) pixels of each piece.
@@ -118,32 +131,54 @@ def colour(areas: NDArray[np.int64], touching: Borders, colours: int) -> NDArray
     Returns:
         (n,) colours, 0 .. colours - 1.
     """
-    neighbours: list[list[tuple[int, int]]] = [[] for _ in areas]
+    neighbours: Neighbours = [[] for _ in areas]
     for a, b, length in zip(*(v.tolist() for v in touching), strict=True):
         neighbours[a].append((b, length))
         neighbours[b].append((a, length))
-    chosen = np.full(len(areas), -1, np.int64).tolist()
-
-    def cheapest(piece: int) -> int:
-        costs = [0] * colours
-        for other, length in neighbours[piece]:
-            if chosen[other] >= 0:
-                costs[chosen[other]] += length
-        own = chosen[piece]
-        if own >= 0 and costs[own] == min(costs):
-            return int(own)
-        return costs.index(min(costs))
-
+    chosen = [-1] * len(areas)
     order = np.argsort(-areas, kind="stable").tolist()
-    for piece in order:
-        chosen[piece] = cheapest(piece)
     for _ in range(20):
         before = list(chosen)
         for piece in order:
-            chosen[piece] = cheapest(piece)
+            chosen[piece] = _cheapest(piece, chosen, neighbours, colours)
         if chosen == before:
             break
+    for piece in order:
+        if any(chosen[other] == chosen[piece] for other, _ in neighbours[piece]):
+            _free(piece, chosen, neighbours, colours)
     return np.array(chosen, np.int64)
+
+
+def _cheapest(piece: int, chosen: list[int], neighbours: Neighbours, colours: int) -> int:
+    """The lowest colour with the shortest border to its like, or the piece's own if as good."""
+    costs = [0] * colours
+    for other, length in neighbours[piece]:
+        if chosen[other] >= 0:
+            costs[chosen[other]] += length
+    own, least = chosen[piece], min(costs)
+    return own if own >= 0 and costs[own] == least else costs.index(least)
+
+
+def _free(piece: int, chosen: list[int], neighbours: Neighbours, colours: int) -> None:
+    """Give a piece a colour that no neighbour has, if swapping two colours elsewhere allows it.
+
+    The neighbours of one colour, and all that hangs together with them in this and another
+    colour, swap the two; if that is no neighbour of the other colour, the first is free.
+    """
+    around = [other for other, _ in neighbours[piece]]
+    for wanted, instead in permutations(range(colours), 2):
+        chain = {other for other in around if chosen[other] == wanted}
+        ends = list(chain)
+        while ends:
+            for other, _ in neighbours[ends.pop()]:
+                if other not in chain and other != piece and chosen[other] in (wanted, instead):
+                    chain.add(other)
+                    ends.append(other)
+        if not any(chosen[other] == instead and other in chain for other in around):
+            for other in chain:
+                chosen[other] = wanted + instead - chosen[other]
+            chosen[piece] = wanted
+            return
 
 
 def nearest_within(labels: Labels, members: Flags, reach: int, nothing: int) -> Labels:

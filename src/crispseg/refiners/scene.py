@@ -2,45 +2,31 @@
 
 Two ways. Divide and conquer is CascadePSP's (Cheng et al., CVPR 2020, section 3.4 and released
 scene code): every object is cut out, refined on its own, and put back; its cost grows with the
-number of objects. The one-pass way encodes the image once and refines all borders between objects
-together: objects that touch get different ones of four colours, and a colour's two bits say on
-which side of two masks an object lies. Each border is an edge of at least one of the two masks, so
-two runs of the mask decoder serve any number of objects.
+number of objects. The one-pass way (``one_pass.py``) does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crispseg.refiners.guard import calibrate
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.objects import (
     DISC,
     Flags,
     Labels,
-    borders,
-    colour,
-    connected,
     connected_8,
     dilate,
     disc_reaches,
     erode,
-    nearest_within,
 )
+from crispseg.refiners.one_pass import OnePass
 from crispseg.refiners.published import refine_published
-from crispseg.tiling.blend import StripMerger
-from crispseg.tiling.grid import magnifications, plan_tiles
-from crispseg.tiling.resample import resize_area
-from crispseg.tiling.sliding import TilePlan, run_tiles
 from crispseg.types import Box, Image, InputError, Size, check_image
-
-Array = NDArray[np.float32]
 
 LEAST_AREA = 32 * 32
 CONTEXT = 0.125  # of a box' side, added at either end: 25 % in all
@@ -54,13 +40,6 @@ ADE_STUFF = frozenset(
 )
 """Classes of ADE20K that the released scene code attenuates as background."""
 
-BITS = 2
-REACH_PX = 16
-LEAST_PROBABILITY = 0.7
-MAX_RATIO, MARGIN_PX = 4.0, 16
-NOTHING = -1
-
-
 Way = Literal["one-pass", "divide-and-conquer"]
 
 
@@ -71,7 +50,7 @@ class SceneRefinement:
     Attributes:
         labels: (H, W), of the dtype that came in.
         network_runs: of the whole network (divide and conquer: one an object), or of its mask
-            decoder (one pass: two a tile).
+            decoder (one pass: at most four a tile).
     """
 
     labels: Labels
@@ -177,139 +156,6 @@ def divide_and_conquer(
     return result, len(objects)
 
 
-def code_map(labels: Labels) -> NDArray[np.uint8]:
-    """(H, W) colours 0 .. 3 that differ where labels touch."""
-    pieces = connected(labels)
-    areas = np.bincount(pieces.ravel())
-    return colour(areas, borders(pieces), 2**BITS).astype(np.uint8)[pieces]
-
-
-def decode(
-    labels: Labels,
-    codes: NDArray[np.uint8],
-    bits: Array,
-    *,
-    ignore_index: int,
-    reach: int = REACH_PX,
-    least: float = LEAST_PROBABILITY,
-) -> Labels:
-    """Labels from refined bits.
-
-    A pixel gets a near label if the code of that label's object is more probable than ``least``
-    and than every other near one's; it keeps its own otherwise.
-
-    Args:
-        labels: (H, W) as given.
-        codes: (H, W) colour of each pixel's object.
-        bits: (BITS, H, W) refined probability of each bit.
-        ignore_index: stays where it is, and spreads nowhere.
-        reach: how far, in pixels, a label may spread.
-        least: in [0, 1).
-    """
-    void = labels == ignore_index
-    best, result = np.full(labels.shape, least, np.float32), labels.astype(np.int32)
-    for code in range(2**BITS):
-        factors = [p if code >> bit & 1 else 1 - p for bit, p in enumerate(bits)]
-        probability = reduce(np.multiply, factors)
-        own = codes == code
-        # A pixel's own label is no change; it only has to be beaten.
-        best[own] = np.maximum(best, probability)[own]
-        near = nearest_within(labels, own & ~void, reach, NOTHING)
-        better = (near != NOTHING) & (probability > best) & ~own
-        best[better] = probability[better]
-        result[better] = near[better]
-    result[void] = ignore_index
-    return result.astype(labels.dtype)
-
-
-@dataclass(frozen=True)
-class OnePass:
-    """The one-pass way, at any size of image.
-
-    Attributes:
-        network: CascadePSP's, whose image branch is shared if it has one.
-        tile_size: largest side of what the network sees at once.
-        ignore_index: label of pixels without a class.
-        temperature: of the weights (``refiners/guard.py``).
-        reach: how far, in pixels, a label may spread.
-        least: how probable a new label must be.
-    """
-
-    network: CascadeNetwork
-    tile_size: int
-    ignore_index: int
-    temperature: float = 1.0
-    reach: int = REACH_PX
-    least: float = LEAST_PROBABILITY
-
-    def refine(self, image: Image, labels: Labels) -> tuple[Labels, int]:
-        """(H, W) refined labels, and how often the mask decoder ran.
-
-        Larger images are refined at sizes in between first. What that did not change is the
-        given label map, to the pixel, at the next size.
-        """
-        size = Size(*labels.shape)
-        runs, result, before = 0, labels, labels
-        for step in magnifications(size, self.tile_size, MAX_RATIO):
-            given = _nearest(labels, step)
-            changed = _nearest(result, step) != _nearest(before, step)
-            start = np.where(changed, _nearest(result, step), given)
-            pixels = image
-            if step != size:
-                pixels = np.rint(resize_area(image, step)).astype(image.dtype)
-            before = given
-            result, decoded = self._at_one_size(pixels, start)
-            runs += decoded
-        return result, runs
-
-    def _at_one_size(self, image: Image, labels: Labels) -> tuple[Labels, int]:
-        size, codes = Size(*labels.shape), code_map(labels)
-        overlap_px = 0 if max(size) <= self.tile_size else self.tile_size // 4
-        margin_px = min(MARGIN_PX, overlap_px // 4)
-        tiles = plan_tiles(size, self.tile_size, overlap_px)
-        plan = TilePlan(size, tiles, margin_px, overlap_px - 2 * margin_px)
-        peak = float(np.iinfo(image.dtype).max)
-        result = np.empty_like(labels)
-
-        def predict(boxes: Sequence[Box]) -> list[Array]:
-            return [self._bits(image[box.slices], codes[box.slices], peak) for box in boxes]
-
-        def keep(box: Box) -> Array:
-            return np.stack([(codes[box.slices] >> b & 1).astype(np.float32) for b in range(BITS)])
-
-        def write(y0: int, bits: Array) -> None:
-            # With the rows around, from which labels may spread.
-            y1 = y0 + bits.shape[1]
-            around = Box(max(y0 - self.reach, 0), 0, min(y1 + self.reach, size.height), size.width)
-            rows = ((0, 0), (y0 - around.y0, around.y1 - y1), (0, 0))
-            result[y0:y1] = decode(
-                labels[around.slices],
-                codes[around.slices],
-                np.pad(bits, rows),
-                ignore_index=self.ignore_index,
-                reach=self.reach,
-                least=self.least,
-            )[y0 - around.y0 : y1 - around.y0]
-
-        selected = [bool((labels[t.slices] != labels[t.y0, t.x0]).any()) for t in tiles]
-        run_tiles(plan, predict, StripMerger(size, BITS, write), selected=selected, keep=keep)
-        return result, BITS * sum(selected)
-
-    def _bits(self, image: Image, codes: NDArray[np.uint8], peak: float) -> Array:
-        tensor = self.network.image_tensor(image, peak)
-        masks = [(codes >> bit & 1).astype(np.float32) * 2 - 1 for bit in range(BITS)]
-        found = self.network.probabilities_of_masks(tensor, masks)
-        return np.stack([calibrate(both[0], self.temperature) for both in found])
-
-
-def _nearest(labels: Labels, size: Size) -> Labels:
-    """The label at the middle of each pixel of another size."""
-    if labels.shape == tuple(size):
-        return labels
-    y, x = ((2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(size, labels.shape, strict=True))
-    return np.asarray(labels[y[:, None], x])
-
-
 def refine_scene(
     network: CascadeNetwork,
     image: Image,
@@ -317,7 +163,6 @@ def refine_scene(
     *,
     way: Way,
     tile_size: int,
-    temperature: float = 1.0,
     ignore_index: int = 255,
     stuff: Collection[int] = (),
 ) -> SceneRefinement:
@@ -329,7 +174,7 @@ def refine_scene(
     image = check_image(image)
     labels = check_labels(labels, Size(*image.shape[:2]))
     if way == "one-pass":
-        scene = OnePass(network, tile_size, ignore_index, temperature=temperature)
+        scene = OnePass(network, tile_size, ignore_index)
         return SceneRefinement(*scene.refine(image, labels))
     if way != "divide-and-conquer":
         raise InputError(f"way must be one-pass or divide-and-conquer, not {way!r}")

@@ -87,5 +87,10 @@ def test_where_colours_do_not_suffice_the_shortest_border_gives_way() -> None:
 def test_labels_spread_only_so_far() -> None:
     labels = np.zeros((1, 9), np.uint8)
     labels[0, 4] = 7
-    near = nearest_within(labels, labels == 7, 2, -1)
+    asked = np.ones_like(labels, bool)
+    near = nearest_within(labels, labels == 7, 2, -1, asked=asked)
     assert near.tolist() == [[-1, -1, 7, 7, 7, 7, 7, -1, -1]]
+    asked[0, :3] = False  # beyond those that are asked for, nothing need be found
+    asked[0, 6:] = False
+    near = nearest_within(labels, labels == 7, 9, -1, asked=asked)
+    assert near.tolist() == [[-1, -1, -1, 7, 7, 7, -1, -1, -1]]

@@ -122,8 +122,8 @@ def test_masks_are_decoded_only_around_their_borders() -> None:
 
     photo = photo_of(labels)
     found = refiner(Stub(watch)).refine_labels(photo, labels)
-    # 48 px around the object, in multiples of 32.
-    assert sizes == [(160, 160)] * 2
+    # 32 px around the object, in multiples of 32.
+    assert sizes == [(128, 128)] * 2
     whole = refiner(Stub(local))
     tensor = whole.network.image_tensor(photo, 255.0)
     colours = colour_map(labels, 255)

@@ -181,7 +181,9 @@ def _free(piece: int, chosen: list[int], neighbours: Neighbours, colours: int) -
             return
 
 
-def nearest_within(labels: Labels, members: Flags, reach: int, nothing: int) -> Labels:
+def nearest_within(
+    labels: Labels, members: Flags, reach: int, nothing: int, *, asked: Flags
+) -> Labels:
     """The label of a near member, for each pixel; ``nothing`` where none is within reach.
 
     Members spread by a pixel at a time, in turn to their 4 and to their 8 neighbours.
@@ -191,10 +193,13 @@ def nearest_within(labels: Labels, members: Flags, reach: int, nothing: int) -> 
         members: (H, W) bool, the pixels that spread their label.
         reach: in pixels.
         nothing: a value that is no label.
+        asked: (H, W) bool, the pixels to answer for; what others get may be ``nothing``.
     """
     spread = np.where(members, labels.astype(np.int32), nothing)
     size = Size(*labels.shape)
     for step in range(reach):
+        if not (asked & (spread == nothing)).any():
+            break
         before = spread.copy()
         shifts = [(1, 0), (-1, 0), (0, 1), (0, -1)]
         if step % 2:

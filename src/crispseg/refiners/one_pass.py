@@ -28,7 +28,7 @@ Colours = NDArray[np.uint8]
 
 COLOURS = 4
 REACH_PX = 16
-CONTEXT_PX = 32
+CONTEXT_PX = 16
 LEAST_PROBABILITY = 0.5
 MAX_RATIO, MARGIN_PX = 4.0, 16
 NOTHING = -1
@@ -74,8 +74,9 @@ def merge(
     """
     best, result = np.full(labels.shape, least, np.float32), labels.astype(np.int32)
     for number, probability in enumerate(probabilities):
-        near = nearest_within(labels, colours == number, reach, NOTHING)
-        better = (near != NOTHING) & (probability > best)
+        surer, members = probability > best, colours == number
+        near = nearest_within(labels, members, reach, NOTHING, asked=surer)
+        better = (near != NOTHING) & surer
         best[better] = probability[better]
         result[better] = near[better]
     result[labels == ignore_index] = ignore_index

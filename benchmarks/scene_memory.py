@@ -35,7 +35,7 @@ TILE = Size(128, 256)
 def magnet(longest: int) -> MagnetLabels:
     """On a network that nobody trained: what it says does not matter here."""
     torch.manual_seed(0)
-    whole = Inference(tile_size=0)
+    whole = Inference(tile_size=None)
     network = from_module(Net(), num_classes=CLASSES, device="cpu", inference=whole)
     sides = [side for side in (512, 1024, 2048, 4096) if side <= longest]
     stages = [Stage(256), *(Stage(side, TILE) for side in sides)]

@@ -140,9 +140,9 @@ def test_a_uniform_map_needs_no_network() -> None:
     assert module.encodings == 0 and np.array_equal(found, labels)
 
 
-def test_large_images_go_through_sizes_in_between() -> None:
+def test_large_images_are_refined_in_tiles_of_their_own_size() -> None:
     labels = grid_scene(6, 7, 60)
-    labels[:, 100] = 9  # a line of one pixel: no smaller size can hold it
+    labels[:, 100] = 9  # a line of one pixel: no smaller size could hold it
     module = Stub(echo)
     found = refiner(module, tile_size=128).refine_labels(photo_of(labels), labels)
     assert np.array_equal(found, labels)

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.objects import Flags, Labels, borders, colour, connected, nearest_within
 from crispseg.tiling.blend import StripMerger
-from crispseg.tiling.grid import magnifications, plan_tiles
-from crispseg.tiling.resample import resize_area
+from crispseg.tiling.grid import plan_tiles
 from crispseg.tiling.sliding import TilePlan, run_tiles
 from crispseg.types import Box, Image, Size
 
@@ -30,7 +29,7 @@ COLOURS = 4
 REACH_PX = 16
 CONTEXT_PX = 16
 LEAST_PROBABILITY = 0.5
-MAX_RATIO, MARGIN_PX = 4.0, 16
+MARGIN_PX = 16
 NOTHING = -1
 
 
@@ -131,24 +130,9 @@ class OnePass:
     def refine(self, image: Image, labels: Labels) -> tuple[Labels, int]:
         """(H, W) refined labels, and how often the mask decoder ran.
 
-        Larger images are refined at sizes in between first. What that did not change is the
-        given label map, to the pixel, at the next size.
+        Larger images are refined in tiles at their own size only. Smaller sizes first, as the
+        cascade has them for one object, made label maps of CamVid worse.
         """
-        size = Size(*labels.shape)
-        runs, result, before = 0, labels, labels
-        for step in magnifications(size, self.tile_size, MAX_RATIO):
-            given = _nearest(labels, step)
-            changed = _nearest(result, step) != _nearest(before, step)
-            start = np.where(changed, _nearest(result, step), given)
-            pixels = image
-            if step != size:
-                pixels = np.rint(resize_area(image, step)).astype(image.dtype)
-            before = given
-            result, decoded = self._at_one_size(pixels, start)
-            runs += decoded
-        return result, runs
-
-    def _at_one_size(self, image: Image, labels: Labels) -> tuple[Labels, int]:
         size, colours = Size(*labels.shape), colour_map(labels, self.ignore_index)
         overlap_px = 0 if max(size) <= self.tile_size else self.tile_size // 4
         margin_px = min(MARGIN_PX, overlap_px // 4)
@@ -201,11 +185,3 @@ class OnePass:
         for (number, box), probability in zip(looks.items(), found, strict=True):
             masks[number, *box.slices] = probability
         return masks
-
-
-def _nearest(labels: Labels, size: Size) -> Labels:
-    """The label at the middle of each pixel of another size."""
-    if labels.shape == tuple(size):
-        return labels
-    y, x = ((2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(size, labels.shape, strict=True))
-    return np.asarray(labels[y[:, None], x])

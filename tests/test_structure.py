@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "train": {"types", "io", "layers", "models", "data", "metrics", "runtime"},
     "preview": {"types"},
     "metrics": {"types"},
-    "large": {"types", "io", "tiling", "refiners", "runtime"},
+    "large_rows": {"types", "io"},
+    "large": {"types", "io", "tiling", "refiners", "runtime", "large_rows"},
     "large_labels": {"types", "io", "tiling", "segmenters", "runtime", "large"},
     "pipeline": {
         *("types", "io", "models", "refiners", "segmenters", "tiling", "preview", "large"),

@@ -27,6 +27,7 @@ from crispseg.io.sinks import SINK_SUFFIXES, BandWriter, check_sink, open_sink
 from crispseg.io.sources import WINDOWED_SUFFIXES, is_georeferenced, open_image, open_mask
 from crispseg.io.store import StripStore
 from crispseg.io.windows import CroppedImage, Flags, ImageSource
+from crispseg.large_rows import FlatParts, Known, Rows, Tally, WholeRows
 from crispseg.refiners.base import Progress, Refinement
 from crispseg.refiners.cascade import CascadeRefiner, check_roi, context_of
 from crispseg.refiners.guard import Kept, shifted
@@ -259,19 +260,31 @@ class _Run:
         return self._write(iter([Rows(whole, value, given > 0.5, done.mask > 0.5)]), summary)
 
     def _judged(self, scene: Scene, store: StripStore, guard: StreamedGuard) -> Iterator[Rows]:
-        for number, box in guard.strips():
-            value = store.read("value", box)
-            given = self.given.read(self._here(box))
-            refined = given.copy()
-            if store.constant("change", box) != 0:
-                refined ^= store.read("change", box) != 0
-            undoing = guard.undoing(number, box)
-            if undoing is not None:
-                back, doubted = undoing
-                corrected = np.where(given, 1 - doubted, doubted)
-                value[back] = encode(given, corrected, exact=self.exact)["value"][back]
-                refined[back] = given[back]
-            yield Rows(box, value, given, refined)
+        def known(box: Box) -> Known | None:
+            box = box.clip(scene.size)
+            value, given = store.constant("value", box), scene.constant(box)
+            if value is None or given is None or store.constant("change", box) != 0:
+                return None
+            return value, given
+
+        parts, kind = FlatParts(known), store.planes["value"].type
+        for number, strip in guard.strips():
+            undoing = guard.undoing(number, strip)
+            for box, flat in parts.of(strip):
+                if flat is not None:
+                    yield Rows.flat(box, kind(flat[0]), bool(flat[1]))
+                    continue
+                value = store.read("value", box)
+                given = self.given.read(self._here(box))
+                refined = given.copy()
+                if store.constant("change", box) != 0:
+                    refined ^= store.read("change", box) != 0
+                if undoing is not None:
+                    back, doubted = (plane[:, box.x0 : box.x1] for plane in undoing)
+                    corrected = np.where(given, 1 - doubted, doubted)
+                    value[back] = encode(given, corrected, exact=self.exact)["value"][back]
+                    refined[back] = given[back]
+                yield Rows(box, value, given, refined)
 
     def _write(self, rows: Iterator[Rows], summary: Summary) -> Summary:
         """Write the output, and the outlines, and count."""
@@ -281,24 +294,28 @@ class _Run:
         nodata = self._nodata()
         grid = replace(self.grid, nodata=nodata) if self.grid else None
         outlines = Outlines(self.size) if job.polygons else None
-        before = after = changed = 0
+        tally, whole_rows = Tally(), WholeRows(self.size.width)
         with open_sink(job.output, self.size, kind, grid) as sink:
             writer = BandWriter(sink, self.size, kind)
             for row in self._whole_rows(rows):
-                before += int(np.count_nonzero(row.given))
-                after += int(np.count_nonzero(row.refined))
-                changed += int(np.count_nonzero(row.given != row.refined))
-                if outlines:
-                    outlines.feed(row.box.y0, row.refined)
+                tally.add(row)
+                if outlines and (refined := whole_rows.add(row)) is not None:
+                    outlines.feed(row.box.y0, refined)
                 values = row.value if not job.binary else self._binary(row.refined, kind)
-                if nodata is not None:
-                    values = without_nodata(values, self.given.valid(row.box), nodata)
-                writer.write(row.box, values)
+                valid = self.given.valid(row.box) if nodata is not None else None
+                values = without_nodata(values, valid, nodata)
+                if row.is_flat and valid is None:
+                    writer.fill(row.box, values[0, 0])
+                else:
+                    writer.write(row.box, values)
             writer.finish()
         if outlines and job.polygons:
             outlines.write(job.polygons, self.grid, job.tolerance_px)
         return replace(
-            summary, changed_pixels=changed, foreground_before=before, foreground_after=after
+            summary,
+            changed_pixels=tally.changed,
+            foreground_before=tally.before,
+            foreground_after=tally.after,
         )
 
     def _binary(self, refined: Flags, kind: str) -> NDArray[Any]:
@@ -310,22 +327,22 @@ class _Run:
         return int(nodata) if nodata is not None and fits and not self.exact else None
 
     def _whole_rows(self, rows: Iterator[Rows]) -> Iterator[Rows]:
-        """Rows of the region of interest, put into the given mask."""
+        """Parts of the region of interest, put into whole rows of the given mask."""
         roi, context = self.job.roi, self.context
         if roi is None:
             yield from rows
             return
         yield from self._given_rows(0, context.y0)
-        for row in rows:
-            box = Box(row.box.y0 + context.y0, 0, row.box.y1 + context.y0, self.size.width)
-            [whole] = self._given_rows(box.y0, box.y1, box.height)
-            y0, y1 = max(box.y0, roi.y0), min(box.y1, roi.y1)
-            if y0 < y1:
-                target = Box(y0, roi.x0, y1, roi.x1).shift(-box.y0, 0).slices
-                source = Box(y0, roi.x0, y1, roi.x1).shift(-box.y0, -context.x0).slices
-                whole.value[target] = row.value[source]
-                whole.refined[target] = row.refined[source]
-            yield whole
+        for part in rows:
+            row = replace(part, box=self._here(part.box))
+            if row.box.x0 == context.x0:
+                [whole] = self._given_rows(row.box.y0, row.box.y1, row.box.height)
+            (y0, x0, y1, x1), top = _shared(row.box, roi), row.box.y0
+            if y0 < y1 and x0 < x1:
+                row.put_into(whole.value, row.value, Box(y0, x0, y1, x1), top, 0)
+                row.put_into(whole.refined, row.refined, Box(y0, x0, y1, x1), top, 0)
+            if row.box.x1 == context.x1:
+                yield whole
         yield from self._given_rows(context.y1, self.size.height)
 
     def _given_rows(self, y0: int, y1: int, rows: int | None = None) -> Iterator[Rows]:
@@ -337,14 +354,8 @@ class _Run:
             yield Rows(box, value, soft > 0.5, soft > 0.5)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Finished rows: their values as they are written, the given and the refined binary mask."""
-
-    box: Box
-    value: NDArray[Any]
-    given: Flags
-    refined: Flags
+def _shared(a: Box, b: Box) -> tuple[int, int, int, int]:
+    return max(a.y0, b.y0), max(a.x0, b.x0), min(a.y1, b.y1), min(a.x1, b.x1)
 
 
 def add_weights(digest: hashlib._Hash, module: nn.Module) -> None:

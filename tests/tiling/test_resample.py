@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from crispseg.io.windows import windows_of
 from crispseg.tiling import resample
-from crispseg.tiling.resample import bilinear_window, resize_area
+from crispseg.tiling.resample import bilinear_source, bilinear_window, resize_area
 from crispseg.types import Box, Size
 
 SHAPES = [((37, 53), (10, 7)), ((64, 64), (16, 16)), ((5, 900), (1, 13)), ((20, 20), (20, 20))]
@@ -77,6 +78,40 @@ def test_bands_of_a_window_join_without_a_trace(monkeypatch: pytest.MonkeyPatch)
     at_once = bilinear_window(array, size, box)
     monkeypatch.setattr(resample, "BILINEAR_BAND_PX", 200)
     np.testing.assert_array_equal(bilinear_window(array, size, box), at_once)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, bool, np.float32])
+def test_averages_by_windows_are_those_of_the_whole(kind) -> None:
+    """Windows that end in the middle of a pixel of the result, or of none, add up to the whole."""
+    rng = np.random.default_rng(0)
+    for full, size, channels in (
+        (Size(61, 83), Size(17, 23), (3,)),
+        (Size(700, 90), Size(2, 31), ()),
+        (Size(40, 44), Size(40, 11), (3,)),
+    ):
+        largest = 1 if kind in (bool, np.float32) else np.iinfo(kind).max
+        whole = rng.integers(0, largest + 1, (*full, *channels)).astype(kind)
+        expected = resize_area(whole, size)
+        box = Box(size.height // 3, 2, size.height, size.width - 1)
+        for block in (Size(1, full.width), Size(16, 16), Size(7, 5)):
+            for pixels in (1, 300):
+                found = resample.AreaMean(full, size, box)
+                for window in windows_of(Box(0, 0, *full), block, pixels):
+                    found.add(window, whole[window.slices])
+                np.testing.assert_array_equal(found.result(), expected[box.slices])
+
+
+@pytest.mark.parametrize(("whole", "out"), [(900, 65536), (7, 30), (100, 101), (1, 9), (31, 7)])
+def test_what_a_window_reads_is_what_it_needs(whole, out) -> None:
+    """``bilinear_source`` is reckoned from the ends alone: no line too few, and none too many."""
+    rng = np.random.default_rng(0)
+    starts = {0, out - 1, *rng.integers(0, out, 40).tolist()}
+    for start in starts:
+        stop = int(rng.integers(start, out)) + 1
+        centres = (np.arange(start, stop) + 0.5) * (whole / out) - 0.5
+        low = np.floor(np.clip(centres, 0, whole - 1)).astype(int)
+        source = bilinear_source(Size(whole, 1), Size(out, 1), Box(start, 0, stop, 1))
+        assert (source.y0, source.y1) == (low[0], min(low[-1] + 1, whole - 1) + 1)
 
 
 def test_half_the_size_is_the_mean_of_four_pixels() -> None:

@@ -202,6 +202,7 @@ class RasterSink:
         self._size = size
         self._labels = labels
         self._written: list[tuple[Box, int]] = []
+        self._empty = grid.nodata if grid is not None and grid.nodata is not None else 0
         options: dict[str, Any] = {}
         if grid is not None:
             options |= {"transform": rasterio.Affine(*grid.transform), "nodata": grid.nodata}
@@ -227,7 +228,14 @@ class RasterSink:
         """Write (box.height, box.width) values."""
         with _writing(self._path), _environment():
             self._file.write(values, 1, window=_window(box))
-        self._written.append((box, zlib.crc32(np.ascontiguousarray(values).tobytes())))
+        self._written.append((box, zlib.crc32(np.ascontiguousarray(values).data)))
+
+    takes_blocks = True
+
+    def fill(self, box: Box, value: np.generic) -> None:
+        """Write one value; blocks that are not in the file are read as nodata, or 0."""
+        if value != self._empty:
+            self.write(box, np.full(box.size, value))
 
     def finish(self) -> None:
         """Make the overviews and close; read back what was written.
@@ -250,7 +258,7 @@ class RasterSink:
                     file.build_overviews(factors, way)
             with rasterio.open(self._path) as file:
                 for box, checksum in self._written:
-                    if zlib.crc32(file.read(1, window=_window(box)).tobytes()) != checksum:
+                    if zlib.crc32(file.read(1, window=_window(box)).data) != checksum:
                         raise RasterioIOError("it does not hold what was written")
 
     def abandon(self) -> None:

@@ -25,10 +25,21 @@ LARGEST_PNG = 2**31 - 1
 
 
 class MaskSink(Protocol):
-    """What a mask is written to, in whole rows from top to bottom."""
+    """What a mask is written to from top to bottom.
+
+    Attributes:
+        takes_blocks: whether boxes may be a part of the columns; otherwise they are whole rows.
+    """
+
+    @property
+    def takes_blocks(self) -> bool:
+        """See the class."""
 
     def write(self, box: Box, values: NDArray[Any]) -> None:
         """Write (box.height, box.width) values."""
+
+    def fill(self, box: Box, value: np.generic) -> None:
+        """Write one value; the box is whole blocks, or ends at the border."""
 
     def finish(self) -> None:
         """No more follows."""
@@ -124,32 +135,90 @@ class BandWriter:
         self._size = size
         self._band = np.zeros((min(BLOCK, size.height), size.width), kind)
         self._top = 0
+        self._blocks: list[np.generic | None] = []
+        self._start_band()
 
     def write(self, box: Box, values: NDArray[Any]) -> None:
-        """Take the next rows."""
-        y = box.y0
-        while y < box.y1:
-            count = min(self._top + len(self._band), box.y1) - y
-            self._band[y - self._top : y - self._top + count] = values[y - box.y0 :][:count]
-            y += count
-            if y == self._top + len(self._band):
-                self._flush(y)
+        """Take the next rows, or, inside a band, the next columns of its next rows."""
+        for part in self._in_bands(box):
+            self._band[self._at(part)] = values[part.y0 - box.y0 : part.y1 - box.y0]
+            for column in range(part.x0 // BLOCK, -(-part.x1 // BLOCK)):
+                self._blocks[column] = None
+            self._end_of(part)
+
+    def fill(self, box: Box, value: np.generic) -> None:
+        """The same of one value; blocks that hold nothing else are known to be flat."""
+        for part in self._in_bands(box):
+            self._band[self._at(part)] = value
+            for column in range(part.x0 // BLOCK, -(-part.x1 // BLOCK)):
+                whole = part.x0 <= column * BLOCK and part.x1 >= min(
+                    (column + 1) * BLOCK, self._size.width
+                )
+                if not whole or (part.y0 > self._top and self._blocks[column] != value):
+                    self._blocks[column] = None
+                else:
+                    self._blocks[column] = value
+            self._end_of(part)
 
     def finish(self) -> None:
         """Hand on what is left; the sink stays open."""
         if self._top < self._size.height:
             self._flush(self._size.height)
 
+    def _in_bands(self, box: Box) -> Iterator[Box]:
+        y = box.y0
+        while y < box.y1:
+            bottom = min(self._top + len(self._band), box.y1)
+            yield Box(y, box.x0, bottom, box.x1)
+            y = bottom
+
+    def _at(self, part: Box) -> tuple[slice, slice]:
+        return part.shift(-self._top, 0).slices
+
+    def _end_of(self, part: Box) -> None:
+        if part.y1 == self._top + len(self._band) and part.x1 == self._size.width:
+            self._flush(part.y1)
+
+    def _start_band(self) -> None:
+        self._blocks = [None] * -(-self._size.width // BLOCK)
+
     def _flush(self, bottom: int) -> None:
-        box = Box(self._top, 0, bottom, self._size.width)
-        self._sink.write(box, self._band[: box.height])
+        whole = Box(self._top, 0, bottom, self._size.width)
+        for box, value in self._runs(whole):
+            if value is None:
+                self._sink.write(box, self._band[: box.height, box.x0 : box.x1])
+            else:
+                self._sink.fill(box, value)
         self._top = bottom
+        self._start_band()
+
+    def _runs(self, band: Box) -> Iterator[tuple[Box, np.generic | None]]:
+        """Columns of equal value, and those between; one box where the sink wants whole rows."""
+        if not self._sink.takes_blocks:
+            yield band, None
+            return
+        start = 0
+        for column in range(1, len(self._blocks) + 1):
+            value = self._blocks[start]
+            if column == len(self._blocks) or self._blocks[column] != value:
+                x1 = min(column * BLOCK, band.x1)
+                yield Box(band.y0, start * BLOCK, band.y1, x1), value
+                start = column
 
 
 class _FileSink:
     """What PNG and .npy share."""
 
     _file: IO[bytes]
+    takes_blocks = False
+
+    def write(self, box: Box, values: NDArray[Any]) -> None:
+        """See MaskSink."""
+        raise NotImplementedError
+
+    def fill(self, box: Box, value: np.generic) -> None:
+        """See MaskSink."""
+        self.write(box, np.full(box.size, value))
 
     def abandon(self) -> None:
         """See MaskSink."""

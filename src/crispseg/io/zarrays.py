@@ -144,9 +144,16 @@ class ZarrSink:
             "0", shape=tuple(size), chunks=chunks, dtype=np.dtype(kind), dimension_names=["y", "x"]
         )
 
+    takes_blocks = True
+
     def write(self, box: Box, values: NDArray[Any]) -> None:
         """See MaskSink."""
         self._array[box.slices] = values
+
+    def fill(self, box: Box, value: np.generic) -> None:
+        """See MaskSink; chunks that nobody writes are read as 0."""
+        if value:
+            self._array[box.slices] = value
 
     def finish(self) -> None:
         """See MaskSink."""

@@ -8,7 +8,7 @@ objects it belongs to; and all that is to be undone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ Changed = NDArray[np.int32]
 
 
 CELL_PX = 512
+"""Side of the cells of which it is asked whether anything in them matters."""
 
 
 @dataclass(frozen=True)
@@ -58,27 +59,40 @@ class Evidence:
     unchanged: Callable[[Box], bool] = lambda _: False
     empty: Callable[[Box], bool] = lambda _: False
     strip_px: int = 1 << 21
+    _known: dict[tuple[str, int, int], Counts] = field(default_factory=dict)
 
     def strips(self) -> Iterator[tuple[int, Box]]:
-        """Numbers and boxes of the strips, from top to bottom."""
-        rows = max(self.strip_px // self.size.width, 1)
-        for number, y0 in enumerate(range(0, self.size.height, rows)):
-            yield number, Box(y0, 0, min(y0 + rows, self.size.height), self.size.width)
+        """Numbers and boxes of the strips, from top to bottom; none crosses a line of cells."""
+        height, width = self.size
+        rows = max(self.strip_px // width, 1)
+        band = max(rows // CELL_PX, 1) * CELL_PX
+        number = 0
+        for top in range(0, height, band):
+            bottom = min(top + band, height)
+            for y0 in range(top, bottom, rows):
+                yield number, Box(y0, 0, min(y0 + rows, bottom), width)
+                number += 1
 
     def changed_columns(self, strip: Box) -> Counts:
         """Columns of a strip that may have changed, and the ones next to them."""
-        return self._columns(strip, self.unchanged)
+        return self._columns("changed", strip, self.unchanged)
 
     def object_columns(self, strip: Box) -> Counts:
         """Columns of a strip where there may be an object, and the ones next to them."""
-        return self._columns(strip, lambda box: self.unchanged(box) and self.empty(box))
+        return self._columns("object", strip, lambda box: self.unchanged(box) and self.empty(box))
 
-    def _columns(self, strip: Box, is_known: Callable[[Box], bool]) -> Counts:
-        on = np.zeros(strip.width, np.bool_)
-        for x in range(0, strip.width, CELL_PX):
-            if not is_known(Box(strip.y0, x, strip.y1, min(x + CELL_PX, strip.x1))):
-                on[max(x - 1, 0) : x + CELL_PX + 1] = True
-        return np.flatnonzero(on)
+    def _columns(self, name: str, strip: Box, is_known: Callable[[Box], bool]) -> Counts:
+        """Asked once for all strips of a row of cells."""
+        y0, y1 = strip.y0 // CELL_PX * CELL_PX, -(-strip.y1 // CELL_PX) * CELL_PX
+        if (name, y0, y1) not in self._known:
+            for old in [key for key in self._known if key[0] == name]:
+                del self._known[old]
+            on = np.zeros(strip.width, np.bool_)
+            for x in range(0, strip.width, CELL_PX):
+                if not is_known(Box(y0, x, y1, x + CELL_PX).clip(self.size)):
+                    on[max(x - 1, 0) : x + CELL_PX + 1] = True
+            self._known[name, y0, y1] = np.flatnonzero(on)
+        return self._known[name, y0, y1]
 
 
 def at_columns(read: Callable[[Box], NDArray[Any]], rows: Box, columns: Counts) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crispseg.io.spool import RawFile, RawWriter
 from crispseg.io.store import StripStore
 from crispseg.io.windows import Flags, ImageSource, windows_of
 from crispseg.refiners.base import Progress
@@ -30,13 +31,20 @@ from crispseg.refiners.local import (
 )
 from crispseg.tiling.blend import VALUE_SCALE
 from crispseg.tiling.grid import magnifications
-from crispseg.tiling.resample import Part, bilinear_source, resize_area_window
+from crispseg.tiling.resample import (
+    BAND_PX,
+    AreaMean,
+    Part,
+    bilinear_source,
+    resize_area_window,
+)
 from crispseg.tiling.stream import Grid, TileStream, fixed
 from crispseg.types import Box, InputError, Size
 
 LEVEL_PLANES = {"given": "u1", "final": "f4", "stride4": "f4"}
 ROUND_TO_ZERO = 0.499 / 255
-SOFT_PX = 128
+SOFT_PX = 1024
+"""Side, in the given mask's pixels, of the parts that are looked at when it is averaged."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +113,14 @@ class StreamedCascade:
     tiles_run: int = 0
     tiles_planned: int = 0
     _total: int = field(default=0, init=False)
+    _kept: tuple[Size, RawFile] | None = field(default=None, init=False)
 
     def run(self) -> Iterator[StripStore]:
         """Do the work; yields the store in work after each of its strips, the result's last."""
         sizes = magnifications(self.scene.size, self.refiner.tile_size, MAX_RATIO)
         if len(sizes) == 1:
             raise ValueError("the image fits a tile; refine it in memory")
-        coarse = yield from self._global_step(sizes[0])
+        coarse = yield from self._global_step(sizes)
         if self.refiner.fast:
             yield from self._only_global(coarse)
             return
@@ -128,19 +137,46 @@ class StreamedCascade:
     def _store(self, name: str, size: Size, planes: Mapping[str, str]) -> StripStore:
         return StripStore(self.folder / name, size, planes, self.cache_bytes)
 
-    def _global_step(self, size: Size) -> Generator[StripStore, None, StoredCoarse]:
+    def _global_step(self, sizes: Sequence[Size]) -> Generator[StripStore, None, StoredCoarse]:
+        size = sizes[0]
         store = self._store("level-0", size, LEVEL_PLANES | {"given": "f4"})
         if not store.strips:
-            whole = Box(0, 0, *size)
-            given = self._soft(size, whole)
-            tensor = self.refiner.network.image_tensor(self._image(size, whole), self._peak)
+            given = self._soft(size, Box(0, 0, *size))
+            tensor = self.refiner.network.image_tensor(self._read_once(sizes), self._peak)
             [(final, stride4)] = self.refiner.network.probabilities([tensor], [[given * 2 - 1]])
             with store.begin(0, size.height) as strip:
                 for name, plane in zip(LEVEL_PLANES, (given, final, stride4), strict=True):
                     strip.add(name, 0, plane)
         self._count(Box(0, 0, *size))
         yield store
+        if self._next_image.exists():
+            kept = RawFile(self._next_image, (*sizes[1], 3), np.dtype(np.float32))
+            self._kept = (sizes[1], kept)
         return StoredCoarse(store)
+
+    def _read_once(self, sizes: Sequence[Size]) -> Array:
+        """The image at the first magnification; where there are more than two, the second is kept.
+
+        The second would read most of the image again. It is no larger than ``MAX_RATIO`` tiles a
+        side, whatever the image.
+        """
+        image, full = self.scene.image, self.scene.size
+        wanted = sizes[: 2 if len(sizes) > 2 and not self.refiner.fast else 1]
+        means = [AreaMean(full, size, Box(0, 0, *size)) for size in wanted]
+        for window in windows_of(Box(0, 0, *full), image.block, BAND_PX):
+            pixels = image.read(window)
+            for mean in means:
+                mean.add(window, pixels)
+        first, *others = means
+        for other in others:
+            with RawWriter(self._next_image) as raw:
+                for row in range(sizes[1].height):
+                    raw.add(other.result(row, row + 1))
+        return first.result()
+
+    @property
+    def _next_image(self) -> Path:
+        return self.folder / "image-1.raw"
 
     def _only_global(self, coarse: StoredCoarse) -> Iterator[StripStore]:
         store, size = self.result(), self.scene.size
@@ -264,13 +300,16 @@ class StreamedCascade:
         image = self.scene.image
         if size == self.scene.size:
             return image.read(box)
+        if self._kept and self._kept[0] == size:
+            return self._kept[1].read(box)
         return resize_area_window(image.read, self.scene.size, size, box, image.block)
 
     def _soft(self, size: Size, box: Box) -> Array:
         """The given mask averaged; what is flat is not even read."""
         full, block = self.scene.size, self.scene.image.block
         soft = np.empty(box.size, np.float32)
-        for part in windows_of(box, Size(SOFT_PX, SOFT_PX), SOFT_PX**2):
+        side = max(SOFT_PX * size.width // full.width, 1)
+        for part in windows_of(box, Size(side, side), side**2):
             value = self.scene.constant(covered(part, size, full))
             if value is None:
                 averages = resize_area_window(self.scene.given, full, size, part, block)

@@ -33,7 +33,8 @@ def resize_area(array: NDArray[Any], size: Size) -> NDArray[np.float32]:
     x0, x1 = _area_bounds(full.width, size.width)
     result = np.empty((*size, *array.shape[2:]), np.float32)
     counts = (x1 - x0).reshape(-1, *[1] * (array.ndim - 2))
-    running = np.zeros((full.width + 1, *array.shape[2:]), _sum_kind(array.dtype))
+    kind = np.float64 if np.issubdtype(array.dtype, np.floating) else np.int64
+    running = np.zeros((full.width + 1, *array.shape[2:]), kind)
     for i in range(size.height):
         line = array[y0[i] : y1[i]].sum(axis=0, dtype=running.dtype)
         np.cumsum(line, axis=0, out=running[1:])
@@ -62,30 +63,65 @@ def resize_area_window(
     Returns:
         (box.height, box.width) or (box.height, box.width, C) float32.
     """
-    y0, y1 = (b[box.y0 : box.y1] for b in _area_bounds(full.height, size.height))
-    x0, x1 = (b[box.x0 : box.x1] for b in _area_bounds(full.width, size.width))
-    source = Box(int(y0[0]), int(x0[0]), int(y1[-1]), int(x1[-1]))
-    sums: NDArray[Any] | None = None
-    for window in windows_of(source, block or Size(1, full.width), BAND_PX):
-        pixels = read(window)
-        if sums is None:
-            sums = np.zeros((*box.size, *pixels.shape[2:]), _sum_kind(pixels.dtype))
-        rows = slice(*_touched(y0, y1, window.y0, window.y1))
-        columns = slice(*_touched(x0, x1, window.x0, window.x1))
-        bounds = (y0[rows], y1[rows], x0[columns], x1[columns])
-        _add_sums(sums[rows, columns], pixels, window, bounds)
-    assert sums is not None
-    counts = (y1 - y0)[:, None] * (x1 - x0)[None, :]
-    means = sums / counts.reshape(*counts.shape, *[1] * (sums.ndim - 2))
-    return means.astype(np.float32)
+    mean = AreaMean(full, size, box)
+    for window in windows_of(mean.source, block or Size(1, full.width), BAND_PX):
+        mean.add(window, read(window))
+    return mean.result()
+
+
+class AreaMean:
+    """A window of ``resize_area`` from windows of the whole, each seen once, in any order.
+
+    Args:
+        full: size of the whole.
+        size: of the resized whole, not larger.
+        box: inside ``size``.
+    """
+
+    def __init__(self, full: Size, size: Size, box: Box) -> None:
+        self._y0, self._y1 = (
+            bound[box.y0 : box.y1] for bound in _area_bounds(full.height, size.height)
+        )
+        self._x0, self._x1 = (
+            bound[box.x0 : box.x1] for bound in _area_bounds(full.width, size.width)
+        )
+        self._sums: NDArray[Any] | None = None
+        self.source = Box(int(self._y0[0]), int(self._x0[0]), int(self._y1[-1]), int(self._x1[-1]))
+        """The pixels of the whole that are averaged."""
+
+    def add(self, window: Box, pixels: NDArray[Any]) -> None:
+        """Take a window of the whole: its (h, w) or (h, w, C) pixels, all of one dtype."""
+        if self._sums is None:
+            shape = (len(self._y0), len(self._x0), *pixels.shape[2:])
+            self._sums = np.zeros(shape, self._kind_of_sums(pixels.dtype))
+        rows = slice(*_touched(self._y0, self._y1, window.y0, window.y1))
+        columns = slice(*_touched(self._x0, self._x1, window.x0, window.x1))
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            return
+        bounds = (self._y0[rows], self._y1[rows], self._x0[columns], self._x1[columns])
+        _add_sums(self._sums[rows, columns], pixels, window, bounds)
+
+    def result(self, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
+        """(rows, box.width) or (rows, box.width, C) means of the rows ``first`` to ``last`` - 1."""
+        assert self._sums is not None
+        rows = slice(first, last)
+        sums = self._sums[rows]
+        means = np.empty(sums.shape, np.float32)
+        widths = (self._x1 - self._x0).reshape(-1, *[1] * (means.ndim - 2))
+        for i, height in enumerate(self._y1[rows] - self._y0[rows]):
+            means[i] = sums[i] / (widths * height)
+        return means
+
+    def _kind_of_sums(self, kind: np.dtype[Any]) -> type[np.float64 | np.int64 | np.uint32]:
+        if np.issubdtype(kind, np.floating):
+            return np.float64
+        pixels = int((self._y1 - self._y0).max()) * int((self._x1 - self._x0).max())
+        largest = 1 if kind == np.bool_ else int(np.iinfo(kind).max)
+        return np.uint32 if pixels * largest < 1 << 32 else np.int64
 
 
 BAND_PX = 1 << 21
 """About how many pixels of the whole ``resize_area_window`` reads at once."""
-
-
-def _sum_kind(kind: np.dtype[Any]) -> type[np.float64 | np.int64]:
-    return np.float64 if np.issubdtype(kind, np.floating) else np.int64
 
 
 def _touched(
@@ -104,14 +140,24 @@ def _add_sums(
     """Add a window's pixels to the cells that it meets."""
     y0, y1 = (np.clip(b, window.y0, window.y1) - window.y0 for b in bounds[:2])
     x0, x1 = (np.clip(b, window.x0, window.x1) - window.x0 for b in bounds[2:])
-    running = np.zeros((window.width + 1, *pixels.shape[2:]), sums.dtype)
     # short whole numbers add faster, and 256 rows of 8 bits fit 16
     is_short = pixels.dtype == np.uint8 and int((y1 - y0).max()) <= 256
     kind = np.uint16 if is_short else sums.dtype
-    for i in range(len(sums)):
-        line = pixels[y0[i] : y1[i]].sum(axis=0, dtype=kind)
-        np.cumsum(line, axis=0, dtype=sums.dtype, out=running[1:])
-        sums[i] += running[x1] - running[x0]
+    flat = pixels.reshape(len(pixels), -1)
+    spans = np.stack([x0, x1], axis=1).ravel()  # sums of every second span are wanted
+    each = max(LINES_PX // window.width, 1)
+    # one column more: a span may end behind the last
+    lines = np.zeros((min(each, len(sums)), window.width + 1, *pixels.shape[2:]), kind)
+    for top in range(0, len(sums), each):
+        part = lines[: len(sums) - top]
+        for line, first, last in zip(part, y0[top:], y1[top:], strict=False):
+            np.add.reduce(flat[first:last], axis=0, dtype=kind, out=line[:-1].reshape(-1))
+        found = np.add.reduceat(part, spans, axis=1, dtype=sums.dtype)
+        sums[top : top + each] += found[:, ::2]
+
+
+LINES_PX = 1 << 17
+"""How many sums of columns are made at once: what fits a CPU's cache."""
 
 
 def _halved(array: NDArray[Any]) -> NDArray[np.float32]:
@@ -145,9 +191,9 @@ def bilinear_source(whole: Size, size: Size, box: Box) -> Box:
     """The part of an array of size ``whole`` that ``bilinear_window`` reads for ``box``."""
     if whole == size:
         return box
-    y, y_next, _ = _bilinear_taps(whole.height, size.height, box.y0, box.y1)
-    x, x_next, _ = _bilinear_taps(whole.width, size.width, box.x0, box.x1)
-    return Box(int(y[0]), int(x[0]), int(y_next[-1]) + 1, int(x_next[-1]) + 1)
+    y0, y1 = _bilinear_span(whole.height, size.height, box.y0, box.y1)
+    x0, x1 = _bilinear_span(whole.width, size.width, box.x0, box.x1)
+    return Box(y0, x0, y1, x1)
 
 
 def bilinear_window(
@@ -232,6 +278,14 @@ def _bilinear_taps(
     source = np.clip(source, 0, length - 1)
     low = np.floor(source).astype(np.int64)
     return low, np.minimum(low + 1, length - 1), (source - low).astype(np.float32)
+
+
+def _bilinear_span(length: int, out: int, start: int, stop: int) -> tuple[int, int]:
+    """From the first to behind the last of ``_bilinear_taps``, in the same arithmetic."""
+    first, last = (
+        min(max((pixel + 0.5) * (length / out) - 0.5, 0), length - 1) for pixel in (start, stop - 1)
+    )
+    return int(first), min(int(last) + 2, length)
 
 
 class EnlargedMask:

@@ -1,13 +1,16 @@
 """What happens to a long run: killed, disk full, damaged or changed input, two at a time.
 
     .venv/bin/python benchmarks/large_faults.py --megapixels 64
+    .venv/bin/python benchmarks/large_faults.py --megapixels 64 --radius 60 --bits
 
 Refines the scene of ``large_memory.py`` without interruption, and then again with each fault. A
 fault must end the run with one line and no output; when its cause is gone the same call goes on,
 and the output must be that of the uninterrupted run byte by byte. The disk that fills up is a small
 tmpfs where one can be mounted, else a limit on the size of files. Prints one line of JSON for each
 fault and exits with 1 if any ended otherwise. --stub takes a network of three lines instead of the
-bundled one. Needs the geo extra.
+bundled one. With --bits there are no faults but three kills, and the output is compared with that
+of other memory budgets, of two workers, and with the refiner in memory, which sees the whole image
+and a mask of its size. Needs the geo extra.
 """
 
 from __future__ import annotations
@@ -25,16 +28,17 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 from large_memory import make, scene_of
 
-RADIUS = 250
+BUDGETS = (("1G", 1), ("2G", 1), ("2G", 2), ("8G", 2))  # "8G", 1 is the uninterrupted run
 
 
-def refiner(*, stub: bool):
+def refiner(*, stub: bool, workers: int = 1):
     import crispseg
 
     if not stub:
-        return crispseg.load_refiner(device="cpu")
+        return crispseg.load_refiner(device="cpu", workers=workers)
     from torch import nn
 
     from crispseg.models.cascadepsp import CascadeLogits, RefinementModule
@@ -50,25 +54,39 @@ def refiner(*, stub: bool):
             return CascadeLogits(logits, None, None, None, logits, logits)
 
     model = LoadedModel(Smooth(), (0.5,) * 3, (0.5,) * 3, "stub", "stub")
-    return CascadeRefiner(model, device="cpu")
+    return CascadeRefiner(model, device="cpu", workers=workers)
 
 
-def run(image: Path, output: Path, *, stub: bool, most_bytes: int | None) -> int:
+def run(image: Path, output: Path, options: argparse.Namespace) -> int:
     from crispseg import refine_file
     from crispseg.types import InputError
 
-    if most_bytes:
+    if most_bytes := options.most_bytes:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    network = refiner(stub=options.stub, workers=options.workers)
     try:
         # the budget asks for streaming at any size
         refine_file(
-            image, image.with_name("mask.tif"), output, refiner=refiner(stub=stub), memory="8G"
+            image, image.with_name("mask.tif"), output, refiner=network, memory=options.memory
         )
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def in_memory(folder: Path, *, stub: bool) -> tuple[np.ndarray, int]:
+    """What the refiner makes of the whole image, in 8 bits, and its network runs."""
+    from crispseg.io import read_image, read_mask
+    from crispseg.tiling.resample import bilinear_window
+    from crispseg.types import Box, Size
+
+    image = read_image(folder / "image.tif")
+    small, size = read_mask(folder / "mask.tif"), Size(*image.shape[:2])
+    mask = bilinear_window(small, size, Box(0, 0, *size))
+    found = refiner(stub=stub).run(image, mask)
+    return np.rint(found.mask * np.float32(255)).astype(np.uint8), found.network_runs
 
 
 class Bench:
@@ -79,7 +97,7 @@ class Bench:
         self.options = options
         self.seed = random.Random(options.seed)
         self.failed = 0
-        make(folder, scene_of(options.megapixels, RADIUS, dense=False))
+        make(folder, scene_of(options.megapixels, options.radius, dense=False))
         started = time.monotonic()
         code, message = self.finish(self.start("whole.tif"))
         if code:
@@ -87,9 +105,18 @@ class Bench:
         self.seconds = time.monotonic() - started
         self.expected = self.digest("whole.tif")
 
-    def start(self, output: str, *, image: str = "image.tif", most_bytes: int = 0):
+    def start(
+        self,
+        output: str,
+        *,
+        image: str = "image.tif",
+        most_bytes: int = 0,
+        memory: str = "8G",
+        workers: int = 1,
+    ):
         command = [sys.executable, "-W", "ignore", __file__, "--run", str(self.folder / image)]
         command += [str(self.folder / output), "--most-bytes", str(most_bytes)]
+        command += ["--memory", memory, "--workers", str(workers)]
         command += ["--stub"] if self.options.stub else []
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
@@ -121,18 +148,48 @@ class Bench:
     def kills(self) -> None:
         for number in range(3):
             process = self.start("killed.tif")
-            after = self.seed.uniform(0.2, 0.6) * self.seconds
+            after = self.seed.uniform(0.1, 0.33) * self.seconds  # three: it cannot end before
             time.sleep(after)
             process.kill()
             code, _ = self.finish(process)
             strips = len(list((self.folder / "killed.tif.crispseg").rglob("*.strip")))
-            print(json.dumps({"kill": number, "after_s": round(after, 1), "strips": strips}))
+            row = {"kill": number, "after_s": round(after, 1), "strips": strips, "code": code}
+            print(json.dumps(row), flush=True)
         self.report("killed three times", "killed.tif", code=code, message="")
 
+    def budgets(self) -> None:
+        for memory, workers in BUDGETS:
+            started = time.monotonic()
+            code, message = self.finish(self.start("bits.tif", memory=memory, workers=workers))
+            same = code == 0 and self.digest("bits.tif") == self.expected
+            self.failed += not same
+            row = {"memory": memory, "workers": workers, "same_bytes": same, "message": message}
+            row |= {"wall_s": round(time.monotonic() - started, 1)}
+            print(json.dumps(row), flush=True)
+            (self.folder / "bits.tif").unlink(missing_ok=True)
+
+    def whole(self) -> None:
+        import rasterio
+
+        expected, runs = in_memory(self.folder, stub=self.options.stub)
+        with rasterio.open(self.folder / "whole.tif") as file:
+            found = file.read(1)
+        same = bool((found == expected).all())
+        self.failed += not same
+        between = int(((expected > 0) & (expected < 255)).sum())
+        row = {"in_memory": f"{len(found)}x{found.shape[1]}", "same_pixels": same}
+        print(json.dumps(row | {"network_runs": runs, "pixels_between": between}), flush=True)
+
     def full_disk(self) -> None:
+        from crispseg.refiners.cascade import MAX_RATIO, TILE_SIZE
+        from crispseg.tiling.grid import magnifications
+
+        size = scene_of(self.options.megapixels, 1, dense=False).size
+        _, height, *_ = (s.height for s in magnifications(size, TILE_SIZE, MAX_RATIO))
+        room = 12 * height**2 + (3 << 20)  # the second magnification's image, and a few strips
         small = self.folder / "full.tif.crispseg"
         small.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(small)]
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={room}", "none", str(small)]
         if subprocess.run(mount, check=False, capture_output=True).returncode == 0:
             code, message = self.finish(self.start("full.tif"))
             kept = self.folder / "kept"
@@ -186,17 +243,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megapixels", type=float, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--radius", type=float, default=250, help="of the scene's three discs")
     parser.add_argument("--stub", action="store_true")
+    parser.add_argument("--bits", action="store_true")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--run", type=Path, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--most-bytes", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", default="8G", help=argparse.SUPPRESS)
+    parser.add_argument("--workers", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
-        sys.exit(run(*options.run, stub=options.stub, most_bytes=options.most_bytes))
+        sys.exit(run(*options.run, options))
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         bench = Bench(Path(name), options)
         print(json.dumps({"uninterrupted_s": round(bench.seconds, 1)}), flush=True)
         bench.kills()
+        if options.bits:
+            bench.budgets()
+            bench.whole()
+            sys.exit(1 if bench.failed else 0)
         bench.full_disk()
         bench.damaged_tile()
         bench.changed_image()

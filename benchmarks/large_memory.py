@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/large_memory.py --megapixels 16 64 256 1074 4295 --memory 1G
     .venv/bin/python benchmarks/large_memory.py --megapixels 64 256 --dense
+    .venv/bin/python benchmarks/large_memory.py --megapixels 16 64 --published 600
 
 Each size is a process of its own, on a GeoTIFF that is made by windows, with a mask of a quarter of
 the resolution. The scene holds three discs at every size, so that the network has the same to do,
@@ -10,12 +11,17 @@ the process and its ratio to the first size's; processor seconds, and the same f
 within 16 px of a true edge; the network runs; and the IoU with the exact truth before and after.
 With --folder the files stay, what is measured is not measured again, and a run that was stopped
 goes on where it was (its time then counts from there). Needs the geo extra.
+
+With --published it is PyPI's segmentation-refinement 0.6 that refines the same scene, whole, with a
+mask of its size and random weights (``published_speed.py`` says which). It would take hours, so it
+is stopped after so many seconds: the peak is that until then, at least.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -108,6 +114,43 @@ def refine(folder: Path, memory: str, tile_size: int) -> None:
     (folder / "figures.json").write_text(json.dumps(figures))
 
 
+def refine_published(folder: Path) -> None:
+    """In this process, whose end nobody waits for."""
+    import rasterio
+    from published_speed import package_refiner
+
+    refiner = package_refiner(folder)
+    with rasterio.Env(GDAL_CACHEMAX=64):
+        with rasterio.open(folder / "image.tif") as file:
+            image = np.ascontiguousarray(np.moveaxis(file.read(), 0, -1))
+        with rasterio.open(folder / "mask.tif") as file:
+            mask = file.read(1, out_shape=image.shape[:2])
+    (folder / "loaded").write_text(str(round(peak_mib())))
+    started = time.process_time()
+    refiner.refine(image, mask)
+    (folder / "done").write_text(str(round(time.process_time() - started)))
+
+
+def measured_published(folder: Path, scene: SyntheticScene, limit_s: float) -> dict:
+    from published_speed import random_network, write_for_package
+
+    make(folder, scene)
+    for name in ("loaded", "done"):
+        (folder / name).unlink(missing_ok=True)
+    write_for_package(random_network(), folder)
+    command = [sys.executable, "-W", "ignore", __file__, "--refine-published", str(folder)]
+    process = subprocess.Popen(command)
+    status, peak, ends = Path(f"/proc/{process.pid}/status"), 0, time.monotonic() + limit_s
+    while process.poll() is None and time.monotonic() < ends:
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        peak = int(found[1]) / 1024 if found else peak
+        time.sleep(0.5)
+    process.kill()
+    process.wait()
+    row = {"peak_mib": round(peak), "loaded_mib": int((folder / "loaded").read_text())}
+    return row | {"finished": (folder / "done").exists(), "limit_s": limit_s}
+
+
 def score(folder: Path, scene: SyntheticScene) -> tuple[float, float]:
     """IoU with the truth, of the rough and of the refined mask."""
     import rasterio
@@ -145,8 +188,13 @@ def main() -> None:
     parser.add_argument("--radius", type=float, default=250)
     parser.add_argument("--dense", action="store_true")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--published", type=float, metavar="SECONDS")
     parser.add_argument("--refine", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--refine-published", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.refine_published:
+        refine_published(options.refine_published)
+        return
     if options.refine:
         refine(options.refine, options.memory, options.tile_size)
         return
@@ -157,7 +205,10 @@ def main() -> None:
             name = f"{megapixels:g}{'-dense' if options.dense else ''}"
             folder = (options.folder or Path(temporary)) / name
             row = {"megapixels": megapixels, "side": scene.size.width}
-            row |= measured(folder, scene, options)
+            if options.published:
+                row |= measured_published(folder, scene, options.published)
+            else:
+                row |= measured(folder, scene, options)
             first = first or row["peak_mib"]
             row["ratio"] = round(row["peak_mib"] / first, 3)
             print(json.dumps(row), flush=True)

@@ -83,20 +83,30 @@ def follow_the_mask(module: RefinementModule) -> None:
     last.weight[0, 0], last.bias[0] = LOGIT, -LOGIT
 
 
-def package_refiner(module: RefinementModule):
-    """The package's own refiner with our weights, read from a file as it reads its own."""
-    import segmentation_refinement
-
+def write_for_package(module: RefinementModule, folder: Path) -> None:
+    """Our weights as the file that the package reads its own from."""
     names = {new: old for old, new in PUBLISHED_NAMES.items()}
     state = {}
     for key, value in module.state_dict().items():
         new = next((n for n in sorted(names, key=len, reverse=True) if key.startswith(n)), "")
         state["module." + names.get(new, "") + key.removeprefix(new)] = value
+    torch.save(state, folder / "model")
+
+
+def package_refiner(folder: Path):
+    """The package's own refiner with the weights of ``write_for_package``."""
+    import segmentation_refinement
+
+    return segmentation_refinement.Refiner(
+        device="cpu", model_folder=str(folder), download_and_check_model=False
+    )
+
+
+def package_with(module: RefinementModule):
+    """The package's own refiner with our weights."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.save(state, Path(folder) / "model")
-        return segmentation_refinement.Refiner(
-            device="cpu", model_folder=folder, download_and_check_model=False
-        )
+        write_for_package(module, Path(folder))
+        return package_refiner(Path(folder))
 
 
 def photo(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +124,7 @@ def tile_sides(module: RefinementModule, side: int) -> dict[str, Callable[[], np
 
     image, mask = photo((side, side))
     soft = mask.astype(np.float32) * 1.8 - 0.9
-    package = package_refiner(module).model
+    package = package_with(module).model
 
     def network(model: LoadedModel, **options: object) -> Callable[[], np.ndarray]:
         net = CascadeNetwork(model, torch.device("cpu"), **options)
@@ -143,7 +153,7 @@ def photo_sides(
 ) -> dict[str, Callable[[], np.ndarray]]:
     """The whole procedure, array to array; probabilities of the package are cut to 8 bits."""
     image, mask = photo(size)
-    package = package_refiner(module)
+    package = package_with(module)
     grey = mask.astype(np.uint8) * 255
 
     def refiner(model: LoadedModel, **options: object) -> Callable[[], np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from rasterio import Affine
 
 import crispseg.large
 from crispseg.io import write_mask
-from crispseg.io.journal import RunFolder, fingerprint, run_folder
+from crispseg.io.journal import RunFolder, fingerprint, honest, run_folder
 from crispseg.large import Job, refine_large
 from crispseg.models.build import build
 from crispseg.models.cascadepsp import CascadeLogits, RefinementModule
@@ -336,6 +337,22 @@ def test_two_processes_on_one_output(job) -> None:
     ):
         refine_large(job, refiner())
     refine_large(job, refiner())
+
+
+def test_a_full_disk_is_named_even_where_the_folder_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object, **__: object) -> None:
+        raise OSError(errno.EBUSY, "busy")
+
+    output = tmp_path / "out.tif"
+    monkeypatch.setattr("os.rmdir", busy)
+    with (
+        pytest.raises(InputError, match="no space left on the disk"),
+        honest(output),
+        RunFolder(output, {}, restart=False),
+    ):
+        raise OSError(errno.ENOSPC, "full")
 
 
 def test_fingerprints_tell_files_apart(tmp_path) -> None:

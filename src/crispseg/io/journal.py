@@ -73,7 +73,8 @@ class RunFolder:
     ) -> None:
         assert self._lock
         if kind is None or not any(self.path.rglob("*.strip")):
-            shutil.rmtree(self.path)
+            # After a mistake it is tried: what went wrong first is what has to be told.
+            shutil.rmtree(self.path, ignore_errors=kind is not None)
         self._lock.close()
 
     def _agree(self) -> None:

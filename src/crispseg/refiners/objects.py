@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crispseg.tiling.pieces import components
+from crispseg.tiling.pieces import components, group_roots
 from crispseg.types import Size
 
 Flags = NDArray[np.bool_]
@@ -37,18 +37,9 @@ def connected_8(mask: Flags) -> Numbers:
         high = (slice(b[0], height - 1 + b[0]), slice(b[1], width - 1 + b[1]))
         both = mask[low] & mask[high]
         corners.append(np.stack([pieces[low][both], pieces[high][both]], axis=1))
-    parents = list(range(int(pieces.max()) + 1))
-
-    def root(i: int) -> int:
-        while parents[i] != i:
-            parents[i] = parents[parents[i]]
-            i = parents[i]
-        return i
-
-    for first, second in np.unique(np.concatenate(corners), axis=0).tolist():
-        parents[max(root(first), root(second))] = min(root(first), root(second))
     # Of all pieces with a pixel in the mask: those of the background are not counted.
-    roots = np.array([root(i) for i in range(len(parents))], np.int32)
+    first, second = np.concatenate(corners).T
+    roots = group_roots(int(pieces.max()) + 1, first, second).astype(np.int32)
     inside = np.where(mask, roots[pieces], -1)
     return np.append(_ranks(inside[mask]) + 1, np.int32(0))[inside]
 

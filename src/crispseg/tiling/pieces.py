@@ -41,7 +41,7 @@ def components(kind: NDArray[Any]) -> tuple[NDArray[np.int32], Counts]:
     stops = np.append(starts[1:], kind.size)
     values = kind.ravel()[starts]
     starts, stops, values = (x[values > 0] for x in (starts, stops, values))
-    root = _roots(len(starts), *_runs_that_touch(starts, stops, values, kind.shape[1]))
+    root = group_roots(len(starts), *_runs_that_touch(starts, stops, values, kind.shape[1]))
     is_first = root == np.arange(len(root))
     number = np.cumsum(is_first, dtype=np.int32)[root]
     label = np.zeros(kind.shape, np.int32)
@@ -61,10 +61,18 @@ def _runs_that_touch(
     return above[same], below[same]
 
 
-def _roots(count: int, first: Counts, second: Counts) -> Counts:
-    """The smallest of each group of 0 .. count - 1 that the pairs (first, second) join.
+def group_roots(count: int, first: NDArray[Any], second: NDArray[Any]) -> Counts:
+    """Which of 0 .. count - 1 are joined, directly or by way of others.
 
     Every round hangs groups onto smaller neighbours, which at least halves those that have any.
+
+    Args:
+        count: how many there are.
+        first: (n,) whole numbers.
+        second: (n,) what each of ``first`` is joined with.
+
+    Returns:
+        (count,) the smallest member of the group of each.
     """
     root = np.arange(count)
     while len(first):
@@ -223,13 +231,8 @@ class PieceFinder:
         width = self.width or kind.shape[1]
         label, own = self._pieces_of(y0, kind, counted, at, width)
         before = len(self._open)
-        parent = np.arange(before + len(own))
-        for above, below in self._touching(label, own, at):
-            a, b = _root(parent, above), _root(parent, before + below)
-            parent[max(a, b)] = min(a, b)
-        linked = np.flatnonzero(parent != np.arange(len(parent)))
-        for node in linked:
-            parent[node] = _root(parent, int(node))
+        above, below = self._touching(label, own, at)
+        parent = group_roots(before + len(own), above, before + below)
         merged, number = self._merge(own, parent)
         bottom = np.zeros(width, np.int64)
         on = at[label[-1] > 0]
@@ -281,16 +284,15 @@ class PieceFinder:
         own = Pieces(kinds, first, boxes, pixels, sums, _Labels(self._strip, count))
         return label, own
 
-    def _touching(self, label: NDArray[np.int32], own: Pieces, at: Counts) -> list[tuple[int, int]]:
-        """Pairs (open piece, piece of this strip) that share a side across the line."""
+    def _touching(self, label: NDArray[np.int32], own: Pieces, at: Counts) -> tuple[Counts, Counts]:
+        """Open pieces, and the piece of this strip that shares a side with each across the line."""
         if self._bottom is None:
-            return []
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         line = self._bottom[at]
         on = np.flatnonzero((line > 0) & (label[0] > 0))
         above, below = line[on] - 1, label[0][on].astype(np.int64) - 1
         same = self._open.kind[above] == own.kind[below]
-        pairs = np.unique(np.stack([above[same], below[same]], axis=1), axis=0)
-        return [(int(a), int(b)) for a, b in pairs]
+        return above[same], below[same]
 
     def _merge(self, own: Pieces, parent: Counts) -> tuple[Pieces, Counts]:
         """Open pieces and a strip's own, joined by ``parent``; and the number of each in them."""
@@ -334,10 +336,3 @@ class _Merged(Sequence[Sequence[tuple[int, int]]]):
             piece = self._old.members[node] if node < before else self._own.members[node - before]
             found.extend(piece)
         return found
-
-
-def _root(parent: Counts, node: int) -> int:
-    while parent[node] != node:
-        parent[node] = parent[parent[node]]
-        node = int(parent[node])
-    return node

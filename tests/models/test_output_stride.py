@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lively import lively
 from torch import Tensor, nn
 
 from crispseg.models.deeplabv3 import AsppOptions, CascadeOptions, DeepLabV3
 from crispseg.models.efficientnet import EfficientNetLite
 from crispseg.models.resnet import ResNet
+from lively import lively
 
 # Differences are those of the order of sums; activations are about 1.
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}

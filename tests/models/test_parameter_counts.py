@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lively import count_parameters
 
 from crispseg.models.build import build_segmentation
 from crispseg.models.resnet import LAYERS, WIDTHS
+from lively import count_parameters
 
 
 def conv_norm(before: int, after: int, kernel: int) -> int:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lively import lively
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +20,7 @@ from crispseg.models.published import from_drsleep, from_semseg, from_semseg_tru
 from crispseg.models.refinenet import LIGHT_WEIGHT, RefineNet, RefineOptions
 from crispseg.models.resnet import ResNet
 from crispseg.models.weights import load_model
+from lively import lively
 
 State = dict[str, Tensor]
 WIDTH, CLASSES = 6, 3

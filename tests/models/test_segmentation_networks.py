@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lively import count_parameters, lively
 from torch import nn
 
 from crispseg.models.build import SEGMENTATION_BUILDERS, build_segmentation
@@ -14,6 +13,7 @@ from crispseg.models.fpn import FPN
 from crispseg.models.pspnet import PSPNet
 from crispseg.models.segmentation import SegmentationModule
 from crispseg.types import InputError
+from lively import count_parameters, lively
 
 SMALL = [name for name in SEGMENTATION_BUILDERS if name.endswith("-lite")]
 

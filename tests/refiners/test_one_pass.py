@@ -73,6 +73,15 @@ def test_merging_by_hand() -> None:
     assert found.tolist() == [[5, 5, 6, 6, 5]]  # 6 is void here: it stays and spreads nowhere
 
 
+def test_the_last_colour_has_what_the_other_masks_leave() -> None:
+    labels = np.array([[1, 2, 3, 4, 4]], np.uint8)
+    colours = np.array([[0, 1, 2, 3, 3]], np.uint8)
+    first, second, third = [0.9, 0, 0, 0, 0], [0, 0.9, 0.3, 0, 0], [0, 0, 0.4, 0.7, 0.1]
+    probabilities = np.array([[first], [second], [third]], np.float32)
+    # 0.4 and 0.3 leave 0.6 to the third pixel; 0.7 takes the fourth from it.
+    assert merge(labels, colours, probabilities, ignore_index=255).tolist() == [[1, 2, 4, 3, 4]]
+
+
 def test_the_box_around_a_border_by_hand() -> None:
     members = np.zeros((20, 30), bool)
     others = np.zeros_like(members)

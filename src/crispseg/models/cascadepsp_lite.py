@@ -25,11 +25,22 @@ MASKS, STRIDE = 3, 32
 
 
 class FusionBlock(nn.Module):
-    """Concatenate, 3x3 convolution, then residual blocks."""
+    """Concatenate, 3x3 convolution, then residual blocks.
 
-    def __init__(self, channels: int, out_channels: int, residuals: int) -> None:
+    Args:
+        inputs: channels of what is concatenated: the decoder's own features if there are any, the
+            image's (``of_image``), the masks'.
+        out_channels: of the result.
+        residuals: how many residual blocks.
+
+    Attributes:
+        image: which of the concatenated channels are the image's.
+    """
+
+    def __init__(self, inputs: tuple[int, ...], out_channels: int, residuals: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+        self.image = slice(sum(inputs[:-2]), sum(inputs[:-1]))
+        self.conv = nn.Conv2d(sum(inputs), out_channels, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)
         self.residuals = nn.ModuleList(
             nn.Sequential(
@@ -41,8 +52,12 @@ class FusionBlock(nn.Module):
             for _ in range(residuals)
         )
 
+    def of_image(self, x: Tensor) -> Tensor:
+        """What ``forward`` is given for an image's features; a compiled form does more here."""
+        return x
+
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Inputs (N, C_i, H, W) whose C_i sum up to ``channels`` -> (N, out_channels, H, W)."""
+        """Inputs (N, C_i, H, W) -> (N, out_channels, H, W)."""
         x = F.relu(self.bn(self.conv(torch.cat(inputs, dim=1))), inplace=True)
         for residual in self.residuals:
             x = x + residual(x)
@@ -88,11 +103,11 @@ class LiteRefinementModule(CascadeModule):
             for before, after in zip((4 * MASKS, m4, m8, m16), mask_channels, strict=True)
         )
         l8, l16, l32 = lateral_channels
-        self.fuse_32 = FusionBlock(l32 + m32, c32, residuals[4])
-        self.fuse_16 = FusionBlock(c32 + l16 + m16, c16, residuals[3])
-        self.fuse_8 = FusionBlock(c16 + l8 + m8, c8, residuals[2])
-        self.fuse_4 = FusionBlock(c8 + stride4 + m4, c4, residuals[1])
-        self.fuse_2 = FusionBlock(c4 + stride2 + 4 * 3 + 4 * MASKS, c2, residuals[0])
+        self.fuse_32 = FusionBlock((l32, m32), c32, residuals[4])
+        self.fuse_16 = FusionBlock((c32, l16, m16), c16, residuals[3])
+        self.fuse_8 = FusionBlock((c16, l8, m8), c8, residuals[2])
+        self.fuse_4 = FusionBlock((c8, stride4, m4), c4, residuals[1])
+        self.fuse_2 = FusionBlock((c4, stride2 + 4 * 3, 4 * MASKS), c2, residuals[0])
         self.head_s8 = nn.Conv2d(c8, 1, 1)
         self.head_s4 = nn.Conv2d(c4, 1, 1)
         self.head_s1 = nn.Conv2d(c2, 4, 1)
@@ -122,14 +137,17 @@ class LiteRefinementModule(CascadeModule):
         )
 
     def encode_image(self, image: Tensor) -> list[Tensor]:
-        """The image in 2x2 blocks, and what the decoder takes at strides 2, 4, 8, 16, 32."""
+        """What the decoder takes of the image at strides 2, 4, 8, 16, 32."""
         first, second, third, *_, fourth, last = self.trunk(image)
         normed = [
             norm(x)
             for norm, x in zip(self.norms, (first, second, third, fourth, last), strict=True)
         ]
         deep = [lateral(x) for lateral, x in zip(self.laterals, normed[2:], strict=True)]
-        return [F.pixel_unshuffle(image, 2), *normed[:2], *deep]
+        blocks = torch.cat([normed[0], F.pixel_unshuffle(image, 2)], dim=1)
+        fuses = (self.fuse_2, self.fuse_4, self.fuse_8, self.fuse_16, self.fuse_32)
+        features = (blocks, normed[1], *deep)
+        return [fuse.of_image(x) for fuse, x in zip(fuses, features, strict=True)]
 
     def to_stride8(self, shared: list[Tensor], *masks: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Decoder down to stride 8: its output, and the encoded masks at strides 2, 4, ..., 32."""
@@ -138,17 +156,17 @@ class LiteRefinementModule(CascadeModule):
         for conv in self.masks:
             x = F.relu(conv(x), inplace=True)
             encoded.append(x)
-        x = self.fuse_32(shared[5], encoded[4])
-        x = self._up(self.fuse_16, x, shared[4], encoded[3])
-        return self._up(self.fuse_8, x, shared[3], encoded[2]), encoded
+        x = self.fuse_32(shared[4], encoded[4])
+        x = self._up(self.fuse_16, x, shared[3], encoded[3])
+        return self._up(self.fuse_8, x, shared[2], encoded[2]), encoded
 
     def to_stride4(self, x: Tensor, shared: list[Tensor], skips: list[Tensor]) -> Tensor:
         """(N, c8, H/8, W/8) -> (N, c4, H/4, W/4)."""
-        return self._up(self.fuse_4, x, shared[2], skips[1])
+        return self._up(self.fuse_4, x, shared[1], skips[1])
 
     def to_logits(self, x: Tensor, shared: list[Tensor], skips: list[Tensor]) -> Tensor:
         """(N, c4, H/4, W/4) -> (N, 1, H, W), by way of stride 2."""
-        x = self._up(self.fuse_2, x, shared[1], shared[0], skips[0])  # (N, c2, H/2, W/2)
+        x = self._up(self.fuse_2, x, shared[0], skips[0])  # (N, c2, H/2, W/2)
         return F.pixel_shuffle(self.head_s1(x), 2)
 
     def _up(self, fuse: nn.Module, x: Tensor, *skips: Tensor) -> Tensor:

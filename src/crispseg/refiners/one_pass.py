@@ -2,9 +2,9 @@
 
 Objects that touch get different ones of four colours, which planar maps can always do with. A
 colour's objects are one mask, whose edges are theirs, as CascadePSP's network knows masks. The
-image is encoded once, at most four masks are decoded, each only around its objects' borders, and a
-pixel takes the label of the near object whose mask is surest. Every border is an edge of two masks,
-one from either side, and the cost does not grow with the number of objects.
+image is encoded once, at most three masks are decoded, each only around its objects' borders; the
+fourth is what they leave. A pixel takes the label of the near object whose mask is surest. Every
+border is an edge of a mask, and the cost does not grow with the number of objects.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ Array = NDArray[np.float32]
 Colours = NDArray[np.uint8]
 
 COLOURS = 4
+MASKS = COLOURS - 1
+"""Colours whose masks are decoded."""
 REACH_PX = 16
 CONTEXT_PX = 16
 LEAST_PROBABILITY = 0.5
@@ -66,13 +68,13 @@ def merge(
     Args:
         labels: (H, W) as given.
         colours: (H, W) of each pixel's object.
-        probabilities: (n, H, W) of the colours 0 .. n - 1.
+        probabilities: (MASKS, H, W) of the first colours; the last has what they leave.
         ignore_index: stays where it is, and spreads nowhere.
         reach: how far, in pixels, a label may spread.
         least: in [0, 1).
     """
     best, result = np.full(labels.shape, least, np.float32), labels.astype(np.int32)
-    for number, probability in enumerate(probabilities):
+    for number, probability in enumerate((*probabilities, 1 - probabilities.max(axis=0))):
         surer, members = probability > best, colours == number
         near = nearest_within(labels, members, reach, NOTHING, asked=surer)
         better = (near != NOTHING) & surer
@@ -144,7 +146,7 @@ class OnePass:
 
         def given(box: Box) -> Array:
             here = colours[box.slices]
-            return np.stack([here == number for number in range(COLOURS)]).astype(np.float32)
+            return np.stack([here == number for number in range(MASKS)]).astype(np.float32)
 
         def predict(boxes: Sequence[Box]) -> list[Array]:
             return [self._probabilities(image[b.slices], given(b), by_tile[b]) for b in boxes]
@@ -164,7 +166,7 @@ class OnePass:
             )[y0 - around.y0 : y1 - around.y0]
 
         selected = [bool(look) for look in looks]
-        run_tiles(plan, predict, StripMerger(size, COLOURS, write), selected=selected, keep=given)
+        run_tiles(plan, predict, StripMerger(size, MASKS, write), selected=selected, keep=given)
         return result, sum(len(look) for look in looks)
 
     def _looks(self, colours: Colours) -> dict[int, Box]:
@@ -172,12 +174,12 @@ class OnePass:
         margin_px, solid = self.reach + CONTEXT_PX, colours < COLOURS
         boxes = {
             number: border_box(colours == number, solid & (colours != number), margin_px)
-            for number in np.unique(colours[solid]).tolist()
+            for number in np.unique(colours[colours < MASKS]).tolist()
         }
         return {number: box for number, box in boxes.items() if box}
 
     def _probabilities(self, image: Image, masks: Array, looks: dict[int, Box]) -> Array:
-        """(COLOURS, h, w): ``masks``, refined where the network looks."""
+        """(MASKS, h, w): ``masks``, refined where the network looks."""
         tensor = self.network.image_tensor(image, float(np.iinfo(image.dtype).max))
         found = self.network.probabilities_of_masks(
             tensor, [masks[number] * 2 - 1 for number in looks], list(looks.values())

@@ -50,7 +50,7 @@ class SceneRefinement:
     Attributes:
         labels: (H, W), of the dtype that came in.
         network_runs: of the whole network (divide and conquer: one an object), or of its mask
-            decoder (one pass: at most four a tile).
+            decoder (one pass: at most three a tile).
     """
 
     labels: Labels

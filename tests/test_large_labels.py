@@ -9,8 +9,10 @@ import PIL.Image
 import pytest
 import rasterio
 import tifffile
+import torch
 from rasterio import Affine
 
+from crispseg.batch import segment_files
 from crispseg.io.journal import run_folder
 from crispseg.large_labels import segment_large
 from crispseg.pipeline import segment_file
@@ -34,6 +36,11 @@ def raster(path: Path, pixels: np.ndarray, **options) -> Path:
     with rasterio.open(path, "w", driver="GTiff", dtype="uint8", **shape, **GRID, **options) as f:
         f.write(np.moveaxis(pixels, -1, 0))
     return path
+
+
+def stop(done: int, _: int) -> None:
+    if done == 8:  # a row of tiles has five
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
@@ -84,10 +91,6 @@ def test_stopped_it_goes_on_with_the_same_bytes(tmp_path) -> None:
     image = raster(tmp_path / "photo.tif", photo(HEIGHT, WIDTH))
     segment_large(image, tmp_path / "whole.tif", segmenter())
 
-    def stop(done: int, _: int) -> None:
-        if done == 8:  # a row of tiles has five
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         segment_large(image, tmp_path / "out.tif", segmenter(), progress=stop)
     assert not (tmp_path / "out.tif").exists()
@@ -97,6 +100,32 @@ def test_stopped_it_goes_on_with_the_same_bytes(tmp_path) -> None:
     segment_large(image, tmp_path / "out.tif", segmenter(), progress=lambda *n: seen.append(n[0]))
     assert seen[0] == 6
     assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+
+
+def test_folders_of_rasters_are_streamed_as_one_file_is(tmp_path) -> None:
+    image = raster(tmp_path / "photo.tif", photo(HEIGHT, WIDTH))
+    alone = segment_file(image, tmp_path / "alone.tif", segmenter=segmenter())
+    jobs = [(image, tmp_path / "out.tif"), (tmp_path / "none.tif", tmp_path / "none_out.tif")]
+    done, failed = segment_files(jobs, segmenter())
+    assert done.result == alone
+    assert (tmp_path / "out.tif").read_bytes() == (tmp_path / "alone.tif").read_bytes()
+    assert "none.tif" in str(failed.error)
+    refused = next(segment_files([(image, tmp_path / "small.tif")], segmenter(), max_pixels=999))
+    assert "max_pixels" in str(refused.error)
+
+
+def test_networks_in_half_precision_and_on_other_devices_are_told_apart(tmp_path) -> None:
+    image = raster(tmp_path / "photo.tif", photo(HEIGHT, WIDTH))
+
+    half = segmenter()
+    half.network.module.head.register_buffer("halves", torch.ones(3, dtype=torch.bfloat16))
+    with pytest.raises(KeyboardInterrupt):
+        segment_large(image, tmp_path / "out.tif", half, progress=stop)
+    with pytest.raises(InputError, match="begun with another model"):
+        segment_large(image, tmp_path / "out.tif", segmenter())
+    half.network.device = "cuda:0"
+    with pytest.raises(InputError, match="begun with another device"):
+        segment_large(image, tmp_path / "out.tif", half)
 
 
 def test_several_scales_are_for_memory_only(tmp_path) -> None:

@@ -39,7 +39,7 @@ MAY_IMPORT = {
         "large_labels",
         "runtime",
     },
-    "batch": {"types", "io", "large", "pipeline", "refiners", "segmenters"},
+    "batch": {"types", "io", "large", "large_labels", "pipeline", "refiners", "segmenters"},
     "bench": {"types", "io", "pipeline", "refiners", "tiling", "runtime"},
     "methods": {"types", "models", "refiners", "segmenters", "tiling", "pipeline"},
     "evaluation": {"__init__", "types", "io", "data", "metrics", "preview", "refiners"},

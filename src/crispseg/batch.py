@@ -22,7 +22,9 @@ from crispseg.io import (
     write_labels,
     write_mask,
 )
+from crispseg.io.journal import run_folder
 from crispseg.large import Job, Summary, is_large, refine_large, summary_of
+from crispseg.large_labels import LabelSummary, is_large_photo, segment_large, summary_of_labels
 from crispseg.pipeline import read_inputs
 from crispseg.refiners.base import Refinement
 from crispseg.refiners.cascade import CascadeRefiner
@@ -170,31 +172,45 @@ def segment_files(
     jobs: Sequence[tuple[Path, Path]],
     segmenter: NetworkSegmenter,
     *,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
+    restart: bool = False,
+    max_pixels: int | None = None,
     progress: Progress | None = None,
-) -> Iterator[Outcome[tuple[Path, Path], Labels]]:
+) -> Iterator[Outcome[tuple[Path, Path], LabelSummary]]:
     """Name the class of every pixel of many photos; one that fails does not stop the others.
+
+    Photos that fit into memory are read and written beside the network; larger ones and rasters
+    with a grid are streamed, each by itself (``pipeline.segment_file`` says which).
 
     Args:
         jobs: image and output of each.
         segmenter: from ``segmenters.load.load_segmenter``.
-        max_pixels: photos above are errors.
+        restart: throw away what interrupted runs have left.
+        max_pixels: photos above are errors; None: any size is streamed.
         progress: called with (images done, images in all).
 
     Yields:
-        An outcome with the labels for each job, in order.
+        An outcome for each job, in order.
     """
 
-    def read(job: tuple[Path, Path]) -> Image:
+    def read(job: tuple[Path, Path]) -> Image | None:
+        begun = restart and run_folder(job[1]).exists()
+        if is_large_photo(*job, restart=begun, max_pixels=max_pixels):
+            return None
         check_output(job[1], LABEL_SUFFIXES)
-        return read_image(job[0], max_pixels=max_pixels)
+        return read_image(job[0], max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
 
-    def write(job: tuple[Path, Path], labels: Labels) -> Labels:
-        write_labels(job[1], labels, segmenter.colours)
-        return labels
+    def make(job: tuple[Path, Path], pixels: Image | None) -> LabelSummary | Labels:
+        if pixels is None:
+            return segment_large(*job, segmenter, restart=restart)
+        return segmenter.segment(pixels)
 
-    steps = Steps(read, lambda _, pixels: segmenter.segment(pixels), write)
-    for done, outcome in enumerate(overlapped(jobs, steps), 1):
+    def write(job: tuple[Path, Path], made: LabelSummary | Labels) -> LabelSummary:
+        if isinstance(made, LabelSummary):
+            return made
+        write_labels(job[1], made, segmenter.colours)
+        return summary_of_labels(made, segmenter.num_classes)
+
+    for done, outcome in enumerate(overlapped(jobs, Steps(read, make, write)), 1):
         if progress:
             progress(done, len(jobs))
         yield outcome

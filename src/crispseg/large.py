@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -362,7 +363,7 @@ def add_weights(digest: hashlib._Hash, module: nn.Module) -> None:
     """Put the names and values of a network's weights into a digest."""
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def _subject(job: Job, refiner: CascadeRefiner) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +57,21 @@ def summary_of_labels(labels: Labels, num_classes: int) -> LabelSummary:
     return LabelSummary(Size(*labels.shape), tuple(counts[:num_classes].tolist()))
 
 
-def is_large_photo(image: Path, output: Path, *, restart: bool) -> bool:
+def is_large_photo(image: Path, output: Path, *, restart: bool, max_pixels: int | None) -> bool:
     """Whether a segmentation is for ``segment_large``, and not to be done in memory.
 
     Raises:
         InputError: an image that cannot be read.
     """
+    if max_pixels is not None and not image.is_dir() and prod(image_size(image)) > max_pixels:
+        return False  # what reads it in memory refuses it
     if restart or run_folder(output).exists():
         return True
     if image.is_dir() or image.suffix.lower() in WINDOWED_SUFFIXES or output.suffix == ".zarr":
         return True
     if output.suffix.lower() not in SINK_SUFFIXES:
         return False
-    height, width = image_size(image)
-    return height * width > IN_MEMORY_PIXELS or is_georeferenced(image)
+    return prod(image_size(image)) > IN_MEMORY_PIXELS or is_georeferenced(image)
 
 
 def segment_large(
@@ -109,6 +111,7 @@ def segment_large(
         "format": FORMAT,
         "image": fingerprint(image),
         "model": _digest(segmenter),
+        "device": segmenter.network.device,
         "tiles": [way.tile_size, way.overlap, way.blend, way.flip, way.pad],
         "kind of output": output.suffix.lower(),
     }

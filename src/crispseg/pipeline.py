@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import lru_cache
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from crispseg.io import (
     LABEL_SUFFIXES,
     array_file,
     check_output,
-    image_size,
     read_image,
     read_mask,
     write_image,
@@ -350,10 +348,9 @@ def segment_file(
     """
     image, output = Path(image), Path(output)
     segmenter = segmenter or _cached_segmenter(DEFAULT_SEGMENTER)
-    if image.exists() and not (probabilities or overlay):
-        fits = max_pixels is None or image.is_dir() or prod(image_size(image)) <= max_pixels
-        if fits and is_large_photo(image, output, restart=restart):
-            return segment_large(image, output, segmenter, restart=restart, progress=progress)
+    in_memory = not image.exists() or probabilities or overlay
+    if not in_memory and is_large_photo(image, output, restart=restart, max_pixels=max_pixels):
+        return segment_large(image, output, segmenter, restart=restart, progress=progress)
     check_output(output, LABEL_SUFFIXES)
     _check_extras(probabilities, overlay)
     pixels = read_image(image, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
+from rasterio import Affine
 
 import crispseg.cli.main as cli
 
@@ -90,6 +92,20 @@ def test_bad_input_is_one_line(options, words, work, model, capsys) -> None:
 def test_a_folder_needs_a_folder_of_masks(work, model, capsys) -> None:
     assert cli.run(["refine", "in", "masks/a.png", "-o", "out"]) == 2
     assert "give a folder of masks" in capsys.readouterr().err
+
+
+def test_rasters_with_a_grid_stay_rasters(work, capsys) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 90, 120), dtype=np.uint8)
+    grid = {"crs": "EPSG:32633", "transform": Affine(0.5, 0, 500000, 0, -0.5, 4100000)}
+    shape = {"count": 3, "height": 90, "width": 120, "dtype": "uint8"}
+    with rasterio.open("in/field.tif", "w", driver="GTiff", **shape, **grid) as file:
+        file.write(pixels)
+    Path("in/broken.tif").write_bytes(b"II*")
+    assert cli.run(["segment", "in", "-o", "out"]) == 2
+    assert "broken.tif" in capsys.readouterr().err
+    assert sorted(os.listdir("out")) == ["a.png", "b.png", "c.png", "field.tif", "loose.png"]
+    with rasterio.open("out/field.tif") as file:
+        assert (file.crs, file.transform) == (grid["crs"], grid["transform"])
 
 
 def test_segmenting_a_folder(work, capsys) -> None:

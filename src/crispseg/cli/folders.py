@@ -13,7 +13,6 @@ import typer
 
 from crispseg.cli.options import progress_bar
 from crispseg.evaluation.cases import Skip, match_files
-from crispseg.io import DEFAULT_MAX_PIXELS
 from crispseg.io.journal import run_folder
 from crispseg.types import InputError
 
@@ -56,7 +55,7 @@ def refine_folder(
     if not is_folder(job.mask):
         raise InputError(f"{job.image} is a folder, but {job.mask} is not; give a folder of masks")
     found, skips = match_files({"image": job.image, "coarse": job.mask})
-    outputs = _outputs(job.output, (job.image, job.mask), list(found))
+    outputs = _outputs(job.output, (job.image, job.mask), found)
     todo = [
         replace(job, image=files["image"], mask=files["coarse"], output=outputs[name])
         for name, files in found.items()
@@ -92,7 +91,7 @@ def segment_folder(
         images: folder.
         output: folder, made if missing.
         load: gives the segmenter.
-        max_pixels: larger images are errors; None for those that do not fit into memory.
+        max_pixels: larger images are errors; None: any size is streamed.
         told: what to do with errors, and what to print.
         restart: make label maps that are there already as well.
 
@@ -100,7 +99,7 @@ def segment_folder(
         InputError: as ``refine_folder``.
     """
     found, skips = match_files({"image": images})
-    outputs = _outputs(output, (images,), list(found))
+    outputs = _outputs(output, (images,), found)
     jobs = [
         (files["image"], outputs[name])
         for name, files in found.items()
@@ -109,18 +108,21 @@ def segment_folder(
 
     from crispseg.batch import segment_files  # noqa: PLC0415
 
-    limit = max_pixels or DEFAULT_MAX_PIXELS
-
     def run(progress: Progress) -> Iterator[Named]:
-        for one in segment_files(jobs, load(), max_pixels=limit, progress=progress):
+        results = segment_files(
+            jobs, load(), restart=restart, max_pixels=max_pixels, progress=progress
+        )
+        for one in results:
             yield one.item[1].stem, one.error
 
     kept = len(found) - len(jobs)
     _report("segmented", run, len(jobs), kept, skips, told)
 
 
-def _outputs(folder: Path, inputs: tuple[Path, ...], names: list[str]) -> dict[str, Path]:
-    """Name -> file to write, in a folder that is made if missing."""
+def _outputs(
+    folder: Path, inputs: tuple[Path, ...], found: Mapping[str, Mapping[str, Path]]
+) -> dict[str, Path]:
+    """Name -> file to write, in a folder that is made if missing; rasters keep their grid."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -128,7 +130,19 @@ def _outputs(folder: Path, inputs: tuple[Path, ...], names: list[str]) -> dict[s
     for given in inputs:
         if folder.samefile(given):
             raise InputError(f"{folder} holds inputs; give the results another folder")
-    return {name: folder / f"{name}.png" for name in names}
+    return {name: folder / f"{name}{_suffix(files['image'])}" for name, files in found.items()}
+
+
+def _suffix(image: Path) -> str:
+    if image.suffix.lower() not in (".tif", ".tiff"):
+        return ".png"
+
+    from crispseg.io.sources import is_georeferenced  # noqa: PLC0415
+
+    try:
+        return ".tif" if is_georeferenced(image) else ".png"
+    except InputError:
+        return ".png"  # what reads it says what is wrong
 
 
 def _report(

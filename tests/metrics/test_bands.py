@@ -86,6 +86,20 @@ def test_counts_equal_counting_pixels(seed) -> None:
     assert counts.pixels.dtype == counts.right.dtype == np.int64
 
 
+@pytest.mark.parametrize("void", [VOID, 2, 300, None])
+def test_counts_in_a_box_of_a_wide_label_map(void) -> None:
+    """Edges at the left border, in the box's first column, and nothing else in 30 words."""
+    truth = np.zeros((40, 1900), np.uint8)
+    truth[10:30, 0], truth[12:14, 1] = 1, VOID
+    labels = np.roll(truth, 1, axis=0)
+    for radius in (1, 5, 9):
+        band = cv2.morphologyEx(truth, cv2.MORPH_GRADIENT, element(radius)) > 0
+        band &= truth != (-1 if void is None else void)
+        counts = count_bands([labels], truth, [radius], void=void)
+        assert counts.pixels[0] == band.sum()
+        assert counts.right[0, 0] == (labels == truth)[band].sum()
+
+
 @pytest.mark.parametrize("kind", ["released", "paper"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
 def test_mba_of_labels_equals_brute_force(kind, dtype) -> None:

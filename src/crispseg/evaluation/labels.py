@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -109,17 +110,22 @@ def score_labels(
         matrix.add(prediction, truth)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    right, true = matrix.counts.diagonal(), matrix.counts.sum(axis=1)
-    union = matrix.counts.sum(axis=0) + true - right
-    classes = zip(right.tolist(), union.tolist(), true.tolist(), strict=True)
-    counts = {number: found for number, found in enumerate(classes) if found[1]}
+    sums = (matrix.counts.diagonal(), matrix.counts.sum(axis=0), matrix.counts.sum(axis=1))
+    right, predicted, true = (values.tolist() for values in sums)
+    classes = enumerate(zip(right, predicted, true, strict=True))
+    counts = {number: (r, p + t - r, t) for number, (r, p, t) in classes if p or t}
     height, width = truth.shape
-    radii = [*boundary_radii(height, width, "released"), *boundary_radii(height, width, "paper")]
-    shares = count_bands([prediction], truth, radii, void=ignore_index).shares()
-    released, paper = shares.reshape(2, STEPS).mean(axis=1).tolist()
-    total, hits = int(true.sum()), int(right.sum())
+    shares = count_bands([prediction], truth, _radii(height, width), void=ignore_index).shares()
+    released, paper = (shares.reshape(2, STEPS).sum(axis=1) / STEPS).tolist()
+    total, hits = sum(true), sum(right)
     row = LabelRow(name, height, width, total, hits, counts, released, paper, seconds)
     return row, matrix
+
+
+@lru_cache(maxsize=64)
+def _radii(height: int, width: int) -> tuple[int, ...]:
+    """Of mBA as released, then as in the paper."""
+    return (*boundary_radii(height, width, "released"), *boundary_radii(height, width, "paper"))
 
 
 class LabelSums:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from crispseg.types import InputError
 
 Words = NDArray[np.uint64]
+Flags = NDArray[np.uint8]
 WORD_PX = 64
 ONE, LAST = np.uint64(1), np.uint64(WORD_PX - 1)
 STRIP_ROWS, STRIP_PIXELS = 128, 1 << 18
@@ -61,9 +62,7 @@ class BandCounts(NamedTuple):
 
     def shares(self) -> NDArray[np.float64]:
         """(masks, radii), right pixels of the band's; NaN where it has none."""
-        shares = np.full(self.right.shape, np.nan)
-        np.divide(self.right, self.pixels, out=shares, where=self.pixels > 0)
-        return shares
+        return self.right / np.where(self.pixels > 0, self.pixels, np.nan)
 
 
 def boundary_band(truth: NDArray[Any], radius: int) -> NDArray[np.bool_]:
@@ -140,8 +139,8 @@ def find_bands(
     strip_rows = _strip_rows(width)
     for start in range(0, height, strip_rows):
         end = min(start + strip_rows, height)
-        sides, ends = edges[:, start : end + 2 * largest]  # row 0 lies ``largest`` above the image
-        places = ((sides | ends) != 0).reshape(-1).nonzero()[0]
+        part = edges[:, start : end + 2 * largest]  # row 0 lies ``largest`` above the image
+        places = ((part[0] | part[1]) != 0).reshape(-1).nonzero()[0]
         if not places.size:
             continue
         words = edges.shape[2]
@@ -155,14 +154,24 @@ def find_bands(
         last += margin  # space for what leaves the next row
         near = edges[:, y0 : y1 + 2 * largest, first:last]
         bands = _spread(np.ascontiguousarray(near), radii)
-        inside = _first_bits(columns.stop - columns.start, bands.shape[2])
-        bands &= inside if valid is None else valid[y0:y1, first:last] & inside
+        if valid is not None:  # nothing beyond the image is valid
+            bands &= valid[y0:y1, first:last]
+        if valid is None or columns.stop < width:
+            bands &= _first_bits(columns.stop - columns.start, bands.shape[2])
         yield Strip(slice(y0, y1), columns, bands)
 
 
 def _comparable(values: NDArray[Any]) -> NDArray[Any]:
     """The same as bytes if it is bool: bytes are compared faster."""
     return values.view(np.uint8) if values.dtype == np.bool_ else values
+
+
+def _mark_differences(one: NDArray[Any], other: NDArray[Any] | int, out: Flags) -> None:
+    """Write where integers differ from others or from one number: not 0, but any that is not."""
+    if one.dtype == np.uint8 and (isinstance(other, int) or other.dtype == np.uint8):
+        np.bitwise_xor(one, other, out=out)  # in less than half the time of a comparison
+    else:
+        np.not_equal(one, other, out=out.view(np.bool_))
 
 
 def _strip_rows(width: int) -> int:
@@ -174,31 +183,48 @@ def _edges(truth: NDArray[Any], above: int, void: int | None) -> tuple[Words, Wo
 
     Returns:
         (2, above + H + above, words), empty outside the image; (H, words) pixels that are not
-        void, None without void.
+        void, None if void is none of its numbers.
     """
     truth = _comparable(truth)
+    if void is not None and not _holds(truth, void):
+        void = None
     height, width = truth.shape
     words = -(-(width + above) // WORD_PX)
+    pitch = WORD_PX * words
     edges = np.zeros((2, height + 2 * above, words), np.uint64)
     valid = None if void is None else np.empty((height, words), np.uint64)
-    step = max(1, PACKED_PIXELS // (WORD_PX * words))
-    flags = np.zeros((2 if void is None else 3, min(step, height), WORD_PX * words), np.bool_)
+    step = max(1, min(PACKED_PIXELS // pitch, height))
+    padded = np.empty((step + 1, pitch), truth.dtype)  # each operation below is one long row
+    padded[:, width:] = void or 0
+    flags, sides = np.empty((2, step * pitch), np.uint8)
     for y0 in range(0, height, step):
         part = truth[y0 : y0 + step + 1]  # and the first row of the next
+        padded[: len(part), :width] = part
+        values = padded[: len(part)].reshape(-1)
         rows = min(step, height - y0)
-        some = flags[:, :rows]
-        np.not_equal(part[:rows, 1:], part[:rows, :-1], out=some[0, :, : width - 1])
-        np.not_equal(part[1:], part[:-1], out=some[1, : len(part) - 1, :width])
-        some[1, len(part) - 1 :] = False
-        if void is not None:
-            np.not_equal(part[:rows], void, out=some[2, :, :width])
-        packed = _packed(some)
-        edges[:, above + y0 : above + y0 + rows] = packed[:2]
-        if valid is not None:
-            valid[y0 : y0 + rows] = packed[2]
-    edges[0] |= _moved_right(edges[0])
-    edges[1, 1:] |= edges[1, :-1].copy()
+        size, inner = rows * pitch, (len(part) - 1) * pitch
+        _mark_differences(values[1:size], values[: size - 1], flags[: size - 1])
+        flags[width - 1 : size : pitch] = 0  # beyond is no neighbour, nor is the next row
+        flags[pitch - 1 : size : pitch] = 0
+        sides[0] = flags[0]
+        np.bitwise_or(flags[1:size], flags[: size - 1], out=sides[1:size])
+        place = slice(above + y0, above + y0 + rows)
+        edges[0, place] = _packed(sides[:size], words)
+        _mark_differences(values[pitch:], values[:inner], flags[:inner])
+        flags[inner:size] = 0
+        below = _packed(flags[:size], words)
+        edges[1, place] |= below
+        edges[1, above + y0 + 1 : above + y0 + rows + 1] |= below
+        if valid is not None and void is not None:
+            _mark_differences(values[:size], void, flags[:size])
+            valid[y0 : y0 + rows] = _packed(flags[:size], words)
     return edges, valid
+
+
+def _holds(values: NDArray[Any], number: int) -> bool:
+    """Whether the type of integers can hold a number."""
+    limits = np.iinfo(values.dtype)
+    return bool(limits.min <= number <= limits.max)
 
 
 def _spread(edges: Words, radii: Sequence[int]) -> Words:
@@ -211,16 +237,15 @@ def _spread(edges: Words, radii: Sequence[int]) -> Words:
     bands = np.zeros((len(radii), rows, edges.shape[2]), np.uint64)
     planes, waiting = list(bands), {0: edges[1]}
     for reach_px, sights in enumerate(_sights(tuple(radii)), 1):
-        if reach_px == 1:
-            edges = edges.copy()
-            edges[1] |= _to_both_sides(edges[1])
-        else:  # what was spread already is so wide that both copies cover it
-            edges = _to_both_sides(edges)
-        waiting[reach_px] = edges[1]
+        wider = _to_both_sides(edges if reach_px < max(radii) else edges[1:])
+        if reach_px == 1:  # later they are so wide that both copies cover them
+            wider[-1] |= edges[1]
+        waiting[reach_px] = wider[-1]
         for shorter_px, places in sights.items():
             seen = edges[0] | waiting[shorter_px]
             for number, y in places:
                 np.bitwise_or(planes[number], seen[y : y + rows], out=planes[number])
+        edges = wider
     return bands
 
 
@@ -273,24 +298,25 @@ def _to_both_sides(rows: Words) -> Words:
 
 
 def _differences(one: NDArray[Any], others: Sequence[NDArray[Any]], words: int) -> Iterator[Words]:
-    """Where (h, w) values differ from each of the others, as (h, words)."""
+    """Where (h, w) values differ from each of the others, as (h, words); beyond w, anything."""
     height, width = one.shape
-    flags = np.zeros((height, WORD_PX * words), np.bool_)
+    flags = np.empty((height, WORD_PX * words), np.uint8)
     for other in others:
-        np.not_equal(one, other, out=flags[:, :width])
-        yield _packed(flags)
+        _mark_differences(one, other, flags[:, :width])
+        yield _packed(flags.reshape(-1), words)
 
 
 @lru_cache(maxsize=64)
 def _first_bits(width: int, words: int) -> Words:
     """(words,), the first ``width`` bits set; not to be changed."""
-    return _packed(np.arange(WORD_PX * words) < width)
+    flags = (np.arange(WORD_PX * words) < width).view(np.uint8)
+    return _packed(flags, words).reshape(words)
 
 
-def _packed(flags: NDArray[np.bool_]) -> Words:
-    """(n, h, 64 words) -> (n, h, words)."""
-    octets = np.packbits(flags.reshape(-1), bitorder="little")
-    return octets.view(np.uint64).reshape(*flags.shape[:-1], flags.shape[-1] // WORD_PX)
+def _packed(flags: Flags, words: int) -> Words:
+    """(h * 64 words,) -> (h, words); a bit is set where a flag is not 0."""
+    packed: Words = np.packbits(flags, bitorder="little").view(np.uint64).reshape(-1, words)
+    return packed
 
 
 def _count(bands: Words) -> NDArray[np.int64]:

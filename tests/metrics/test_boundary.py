@@ -215,3 +215,11 @@ def test_masks_that_do_not_fit_are_errors(measure) -> None:
 def test_measuring_needs_no_opencv() -> None:
     code = "import sys, crispseg.metrics.boundary as b; sys.exit('cv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_inner_boundary_of_a_large_image() -> None:
+    """2 % of this diagonal is 80 px, more than a byte's signed half on both sides together."""
+    inner = inner_boundary(np.ones((300, 4000), bool))
+    expected = np.ones((300, 4000), bool)
+    expected[80:-80, 80:-80] = False
+    np.testing.assert_array_equal(inner, expected)

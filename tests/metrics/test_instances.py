@@ -143,3 +143,11 @@ def test_wrong_inputs_are_refused() -> None:
         InstanceCounts(2, (0, 1, 1))
     with pytest.raises(InputError, match="category each"):
         group_classes(ConfusionMatrix(2), (0,))
+
+
+def test_adding_leaves_the_parts_as_they_were() -> None:
+    parts = [count([scene(seed)])[1] for seed in (1, 2)]
+    before = [dict(part.found) for part in parts]
+    both = parts[0] + parts[1]
+    assert [part.found for part in parts] == before
+    assert both.found != before[0]

@@ -50,6 +50,14 @@ def test_trimap_parts_add_up() -> None:
     assert (parts[2] + parts[1]).mean_iou() == parts[0].mean_iou()
 
 
+def test_trimaps_that_were_added_keep_their_void() -> None:
+    one, other = (TrimapMatrices(4, RADII, ignore_index=7) for _ in range(2))
+    both = one + other
+    assert both.ignore_index == 7
+    with pytest.raises(InputError, match="void"):
+        both + TrimapMatrices(4, RADII)
+
+
 def test_trimap_iou_of_masks() -> None:
     prediction, truth = (labels == 1 for labels in pair(5))
     band = boundary_band(truth, 3)

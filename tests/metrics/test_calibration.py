@@ -111,6 +111,14 @@ def test_guo_s_bins_are_never_larger() -> None:
     assert ours.expected_calibration_error() >= theirs > 0
 
 
+def test_every_pixel_counts_whatever_the_size_of_parts(monkeypatch) -> None:
+    monkeypatch.setattr(calibration, "CHUNK", 4)
+    for size in range(10):
+        bins = CalibrationBins(bins=3)
+        bins.add(np.linspace(0, 1, size), np.ones(size, bool))
+        assert (bins.pixels.sum(), bins.right.sum()) == (size, size // 2)
+
+
 def test_nothing_counted_is_nan_and_bad_input_is_an_error() -> None:
     counts = CalibrationBins()
     assert math.isnan(counts.expected_calibration_error())

@@ -39,6 +39,22 @@ def test_counts_are_those_of_a_loop(seed, classes, height, width) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
+@pytest.mark.parametrize(("classes", "void"), [(5, 255), (5, 2), (254, 255), (255, 255), (256, 7)])
+@pytest.mark.parametrize("length", [1, 6, 40])  # of runs: of one pixel, of a word, of many words
+def test_runs_of_equal_pixels_count_as_pixels(dtype, classes, void, length) -> None:
+    rng = np.random.default_rng(length)
+    pieces = rng.integers(0, classes, (2, 3000 // length))
+    pieces[1, rng.random(pieces.shape[1]) < 0.2] = void
+    each = rng.integers(1, 2 * length, pieces.shape[1])
+    prediction, truth = (np.repeat(piece, each)[None].astype(dtype) for piece in pieces)
+    expected = np.zeros((classes, classes), int)
+    np.add.at(expected, (truth[truth != void], prediction[truth != void]), 1)
+    matrix = ConfusionMatrix(classes, ignore_index=void)
+    matrix.add(prediction, truth)
+    np.testing.assert_array_equal(matrix.counts, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
 def test_scores_equal_other_libraries(dtype) -> None:
     prediction, truth = pair(3, 11)
     truth[truth == 6] = 2  # predicted, but in no truth

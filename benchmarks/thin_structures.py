@@ -1,41 +1,51 @@
 """Thin structures in large images: is every edge visited, and does time follow the edges?
 
     .venv/bin/python benchmarks/thin_structures.py
+    .venv/bin/python benchmarks/thin_structures.py --scenes 0 --profile
     .venv/bin/python benchmarks/thin_structures.py --network
 
 Five scenes in which the published rule skips edges, on 4096x3072 and on 16384x12288 pixels: a disc,
-two poles, a disc with spokes, a large mask with cracks, as thick on both. They are made window by
-window and streamed; nothing is read from a file. For each it prints how many boundary pixels lie
+two poles, a disc with spokes, a large mask with cracks, as thick on both. Each is written to a
+tiled GeoTIFF, image and mask, both of full size, and refined from file to file by
+``crispseg.refine_file``; only that is timed. For each it prints how many boundary pixels lie
 outside every full-resolution tile that was run (0 is wanted), the tiles run of those planned, and
-processor seconds without those of the network, in all and for each thousand boundary pixels. The
-network returns what it is given; with --network it is the bundled one, and its time counts too.
+processor seconds without those of the network: in all, for each thousand boundary pixels, and of
+reading the mask, of decoding the image and of writing the output. The network returns what it is
+given; with --network it is the bundled one, and its time counts too. With --profile, what takes
+the time, by function. Needs the geo extra.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
 import math
+import pstats
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
+from large_memory import WINDOW, write
 from torch import nn
 
 import crispseg
-from crispseg.io.given import GivenMask
-from crispseg.io.windows import Ranges, windows_of
+from crispseg.io.raster import RasterImage, RasterMask, RasterSink
+from crispseg.io.windows import windows_of
 from crispseg.models.cascadepsp import CascadeLogits, RefinementModule
 from crispseg.models.weights import LoadedModel
 from crispseg.refiners.cascade import CascadeRefiner
-from crispseg.refiners.stream import Scene, StreamedCascade
+from crispseg.refiners.stream import StreamedCascade
 from crispseg.types import Box, Size
 
 SIZES = (Size(3072, 4096), Size(12288, 16384))
-BLOCK = 512
+OFF_PX = 4
+CELL, GRAIN = 8, 32
 
 
 def polar(y: np.ndarray, x: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
@@ -78,37 +88,29 @@ SCENES = {
 
 
 class Shapes:
-    """A scene as image and as mask, by windows: the mask is four pixels off to the right."""
-
-    dtype = np.dtype(np.uint8)
-    block = Size(BLOCK, BLOCK)
+    """A scene by windows: the truth, an image with a grain that repeats, and the given mask."""
 
     def __init__(self, shape: Callable[..., np.ndarray], size: Size) -> None:
         self.shape, self.size = shape, size
-        self.ranges = Ranges(size)
-        for box in windows_of(Box(0, 0, *size), self.block, 1 << 21):
-            self.ranges.add(box, self.at(box, 4))
+        cells = np.random.default_rng(0).integers(0, GRAIN, (WINDOW // CELL,) * 2, dtype=np.uint8)
+        self.grain = cells.repeat(CELL, 0).repeat(CELL, 1)[..., None]
 
-    def at(self, box: Box, off: float) -> np.ndarray:
+    def inside(self, box: Box, off: float) -> np.ndarray:
         y, x = np.ogrid[box.y0 : box.y1, box.x0 : box.x1]
         return self.shape(y + 0.5, x + 0.5 - off, self.size)
 
+    def image(self, box: Box) -> np.ndarray:
+        """Of a box that starts at a multiple of WINDOW."""
+        colour = np.where(self.inside(box, 0)[..., None], np.uint8(180), np.uint8(60))
+        return np.repeat(colour + self.grain[: box.height, : box.width], 3, axis=2)
 
-class ShapesImage(Shapes):
-    def read(self, box: Box) -> np.ndarray:
-        grey = np.where(self.at(box, 0), np.uint8(180), np.uint8(60))
-        return np.broadcast_to(grey[..., None], (*box.size, 3))
+    def mask(self, box: Box) -> np.ndarray:
+        """The truth, ``OFF_PX`` off to the right."""
+        return self.inside(box, OFF_PX).astype(np.uint8) * 255
 
-    def valid(self, box: Box) -> None:
-        """All of it."""
-
-
-class ShapesMask(Shapes):
-    def read(self, box: Box) -> np.ndarray:
-        return self.at(box, 4).astype(np.float32)
-
-    def constant(self, box: Box) -> float | None:
-        return self.ranges.constant(box)
+    def write(self, folder: Path) -> None:
+        write(folder / "image.tif", self.size, self.image, 3)
+        write(folder / "mask.tif", self.size, self.mask, 1)
 
 
 class Echo(RefinementModule):
@@ -121,22 +123,50 @@ class Echo(RefinementModule):
         return CascadeLogits(20 * seg, None, None, None, 20 * seg, 20 * seg)
 
 
-class Watched(StreamedCascade):
-    """Remembers which tiles were run."""
+class Clock:
+    """Adds up the processor seconds inside some methods."""
 
-    def _count(self, box: Box) -> None:
-        super()._count(box)
-        self.__dict__.setdefault("boxes", []).append(box)
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def wrap(self, name: str, method: Callable) -> Callable:
+        def timed(*arguments, **options):
+            started = time.process_time()
+            try:
+                return method(*arguments, **options)
+            finally:
+                spent = time.process_time() - started
+                self.seconds[name] = self.seconds.get(name, 0) + spent
+
+        return timed
+
+    @contextmanager
+    def at_work(self, boxes: list[Box]) -> Iterator[None]:
+        """Times reading and writing of files, and notes the tiles that are run."""
+        self.seconds = {}
+        count = StreamedCascade._count
+
+        def noted(cascade: StreamedCascade, box: Box) -> None:
+            count(cascade, box)
+            boxes.append(box)
+
+        timed = [(RasterImage, "read", "image"), (RasterMask, "__init__", "mask")]
+        timed += [(RasterMask, "read", "mask"), (RasterSink, "write", "output")]
+        timed += [(RasterSink, "finish", "output")]
+        with ExitStack() as patches:
+            patches.enter_context(patch.object(StreamedCascade, "_count", noted))
+            for owner, method, name in timed:
+                wrapped = self.wrap(name, getattr(owner, method))
+                patches.enter_context(patch.object(owner, method, wrapped))
+            yield
 
 
-def boundary_outside(mask: ShapesMask, boxes: list[Box]) -> tuple[int, int]:
-    """Boundary pixels (4 neighbours), and those in none of the boxes."""
+def boundary_outside(scene: Shapes, boxes: list[Box]) -> tuple[int, int]:
+    """Boundary pixels of the given mask (4 neighbours), and those in none of the boxes."""
     total = missed = 0
-    for box in windows_of(Box(0, 0, *mask.size), Size(1024, 1024), 1 << 20):
-        around = box.grow(1).clip(mask.size)
-        if mask.constant(around) is not None:
-            continue
-        inside = mask.read(around) > 0.5
+    for box in windows_of(Box(0, 0, *scene.size), Size(1024, 1024), 1 << 20):
+        around = box.grow(1).clip(scene.size)
+        inside = scene.inside(around, OFF_PX)
         edge = np.zeros(inside.shape, bool)
         for axis in (0, 1):
             change = np.diff(inside, axis=axis)
@@ -158,56 +188,58 @@ def boundary_outside(mask: ShapesMask, boxes: list[Box]) -> tuple[int, int]:
     return total, missed
 
 
-def measure(name: str, size: Size, refiner: CascadeRefiner, network_s: list[float]) -> dict:
-    started, network_s[0] = time.process_time(), 0.0
-    image, mask = ShapesImage(SCENES[name], size), ShapesMask(SCENES[name], size)
-    given = GivenMask(mask, image, None)
-    scene = Scene(
-        image, lambda box: given.read(box).astype(np.float32), given.valid, given.constant
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        run = Watched(refiner, scene, Path(folder))
-        for _ in run.run():
-            pass
-    seconds = time.process_time() - started - network_s[0]
-    boundary, missed = boundary_outside(mask, run.__dict__["boxes"][-run.tiles_run :])
+def measure(name: str, size: Size, refiner: CascadeRefiner, *, profile: bool) -> dict:
+    scene, clock, boxes = Shapes(SCENES[name], size), Clock(), []
+    profiler = cProfile.Profile()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        scene.write(folder)
+        paths = (folder / file for file in ("image.tif", "mask.tif", "out.tif"))
+        probabilities = refiner.network.probabilities
+        with clock.at_work(boxes):
+            refiner.network.probabilities = clock.wrap("network", probabilities)
+            started = time.process_time()
+            if profile:
+                profiler.enable()
+            summary = crispseg.refine_file(*paths, refiner=refiner, memory="4G")
+            profiler.disable()
+            seconds = time.process_time() - started
+        refiner.network.probabilities = probabilities
+    if profile:
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(30)
+    boundary, missed = boundary_outside(scene, boxes[len(boxes) - summary.tiles_run :])
+    spent = {key: round(value, 2) for key, value in clock.seconds.items()}
+    network = spent.pop("network")
     return {
         "scene": name,
         "size": f"{size.width}x{size.height}",
         "boundary_px": boundary,
         "missed_px": missed,
-        "tiles_run": run.tiles_run,
-        "tiles_planned": run.tiles_planned,
-        "network_runs": run.runs,
-        "cpu_s": round(seconds, 1),
-        "cpu_s_per_1000_px": round(1000 * seconds / boundary, 2),
+        "tiles_run": summary.tiles_run,
+        "tiles_planned": summary.tiles_planned,
+        "network_runs": summary.network_runs,
+        "network_s": network,
+        "cpu_s": round(seconds - network, 2),
+        "cpu_s_per_1000_px": round(1000 * (seconds - network) / boundary, 2),
+        "of_it": spent,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", action="store_true")
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--scenes", type=int, nargs="+", default=list(range(5)))
     options = parser.parse_args()
-    network_s = [0.0]
     if options.network:
         refiner = crispseg.load_refiner(device="cpu")
     else:
         model = LoadedModel(Echo(), (0.5,) * 3, (0.5,) * 3, "echo", "echo")
         refiner = CascadeRefiner(model, device="cpu")
-        original = refiner.network.probabilities
-
-        def timed(*arguments):
-            started = time.process_time()
-            values = original(*arguments)
-            network_s[0] += time.process_time() - started
-            return values
-
-        refiner.network.probabilities = timed
     missed = 0
     for number in options.scenes:
         for size in SIZES:
-            row = measure(list(SCENES)[number], size, refiner, network_s)
+            row = measure(list(SCENES)[number], size, refiner, profile=options.profile)
             missed += row["missed_px"]
             print(json.dumps(row), flush=True)
     sys.exit(1 if missed else 0)

@@ -43,7 +43,7 @@ from crispseg.runtime.memory import Need, give_back_at_once, plan_run
 from crispseg.tiling.resample import fitting_mask
 from crispseg.types import Box, Mask, Size
 
-FORMAT = 2
+FORMAT = 3
 """Of the run folder; raised when an older one can no longer be gone on with."""
 
 
@@ -196,7 +196,7 @@ class _Run:
     def run(self) -> Summary:
         scene = Scene(
             CroppedImage(self.image, self.context),
-            lambda box: self.given.read(self._here(box)).astype(np.float32),
+            lambda box: self.given.read(self._here(box)),
             lambda box: self.given.valid(self._here(box)),
             lambda box: self.given.constant(self._here(box)),
         )
@@ -242,15 +242,15 @@ class _Run:
     def _flat(self, scene: Scene) -> Iterator[Rows]:
         for box in bands_of(scene.size, self.plan.window_px):
             given = scene.given(box)
-            value = encode(given > 0.5, given, exact=self.exact)["value"]
-            yield Rows(box, value, given > 0.5, given > 0.5)
+            value = encode(given, given.astype(np.float32), exact=self.exact)["value"]
+            yield Rows(box, value, given, given)
 
     def _write_small(self, scene: Scene, summary: Summary) -> Summary:
         """An image that fits a tile: there is nothing to stream."""
         whole = Box(0, 0, *scene.size)
         valid, given = scene.valid(whole), scene.given(whole)
         done = self.refiner.run(scene.image.read(whole), given, valid=valid, progress=self.progress)
-        value = encode(given > 0.5, done.mask, exact=self.exact)["value"]
+        value = encode(given, done.mask, exact=self.exact)["value"]
         summary = replace(
             summary,
             tiles_run=len(done.tiles_run),
@@ -258,7 +258,7 @@ class _Run:
             network_runs=done.network_runs,
             kept=shifted(done.kept, self.context),
         )
-        return self._write(iter([Rows(whole, value, given > 0.5, done.mask > 0.5)]), summary)
+        return self._write(iter([Rows(whole, value, given, done.mask > 0.5)]), summary)
 
     def _judged(self, scene: Scene, store: StripStore, guard: StreamedGuard) -> Iterator[Rows]:
         def known(box: Box) -> Known | None:

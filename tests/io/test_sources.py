@@ -103,6 +103,26 @@ def test_a_written_raster_is_read_back_by_other_libraries(tmp_path, kind) -> Non
     assert overview_factors(size) == [2]
 
 
+@pytest.mark.parametrize("empty", [0, 7])
+def test_overviews_of_empty_parts_read_as_such_and_take_no_room(tmp_path, empty) -> None:
+    size, path = Size(2048, 3072), tmp_path / "o.tif"
+    grid = GeoGrid(None, (1.0, 0, 0, 0, 1.0, 0), float(empty) or None)
+    values = np.full(size, empty, np.uint8)
+    values[512:1024, 1024:1536] = RNG.integers(8, 256, (512, 512))
+    with open_sink(path, size, "u1", grid) as sink:
+        for y in range(0, 2048, 512):
+            for x in range(0, 3072, 512):
+                box = Box(y, x, y + 512, x + 512)
+                if (values[box.slices] == empty).all():
+                    sink.fill(box, np.uint8(empty))
+                else:
+                    sink.write(box, values[box.slices])
+    assert path.stat().st_size < 512 * 512 * 1.5  # the one block, which is noise, and its overviews
+    with rasterio.open(path, overview_level=0) as file:
+        sums = values.reshape(1024, 2, 1536, 2).astype(np.int64).sum(axis=(1, 3))
+        np.testing.assert_array_equal(file.read(1), (sums + 2) // 4)
+
+
 def test_png_and_npy_are_read_back_by_pillow_and_numpy(tmp_path) -> None:
     values = RNG.integers(0, 256, (33, 47), dtype=np.uint8)
     for name, kind in (("o.png", "u1"), ("o.npy", "f4")):

@@ -52,7 +52,7 @@ def scene(image: np.ndarray, mask: np.ndarray, valid: np.ndarray | None = None) 
     given = (mask > 0.5) & (True if valid is None else valid)
     return Scene(
         ArrayImage(image, valid),
-        lambda box: given[box.slices].astype(np.float32),
+        lambda box: given[box.slices],
         lambda box: None if valid is None else valid[box.slices],
     )
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import ceil
 
 import pytest
 from hypothesis import given
@@ -70,6 +71,18 @@ def test_magnifications_grow_in_bounded_steps(size, first, ratio) -> None:
     assert min(min(step) for step in steps) >= 1
     for before, after in pairwise(steps):
         assert max(before) < max(after) <= max(before) * ratio + 1
+
+
+def test_magnifications_of_large_images_cost_no_more_than_those_of_photos() -> None:
+    """Tiles along an edge, to those at full size: 1/3 more, up to 1/2 more."""
+    for side in (3601, 8192, 11648, 14400):  # up to four tiles times four, as ever
+        sides = [max(step) for step in magnifications(Size(side, side), 900, 4)]
+        assert sides == [900, ceil(900 * (side / 900) ** 0.5), side]
+    for side in range(14401, 1_000_000, 997):
+        first, *later = (max(step) for step in magnifications(Size(side, 9), 900, 4))
+        assert first == 900
+        assert all(3 < after / before < 3.1 for before, after in pairwise(later))
+        assert sum(later) < 1.5 * side + len(later)
 
 
 def test_long_thin_images_keep_a_pixel() -> None:

@@ -88,13 +88,15 @@ def test_averages_by_windows_are_those_of_the_whole(kind) -> None:
         (Size(61, 83), Size(17, 23), (3,)),
         (Size(700, 90), Size(2, 31), ()),
         (Size(40, 44), Size(40, 11), (3,)),
+        (Size(200, 190), Size(10, 9), ()),
     ):
         largest = 1 if kind in (bool, np.float32) else np.iinfo(kind).max
         whole = rng.integers(0, largest + 1, (*full, *channels)).astype(kind)
+        whole[: full.height // 2] = largest  # sums of the brightest must not overflow
         expected = resize_area(whole, size)
         box = Box(size.height // 3, 2, size.height, size.width - 1)
         for block in (Size(1, full.width), Size(16, 16), Size(7, 5)):
-            for pixels in (1, 300):
+            for pixels in (1, 300, 1 << 15):
                 found = resample.AreaMean(full, size, box)
                 for window in windows_of(Box(0, 0, *full), block, pixels):
                     found.add(window, whole[window.slices])

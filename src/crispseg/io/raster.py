@@ -253,7 +253,8 @@ class RasterSink:
             self._file.close()
             factors = overview_factors(self._size)
             if factors:
-                with rasterio.open(self._path, "r+") as file:
+                sparse = rasterio.Env(SPARSE_OK_OVERVIEW=True)
+                with sparse, rasterio.open(self._path, "r+") as file:
                     way = Resampling.nearest if self._labels else Resampling.average
                     file.build_overviews(factors, way)
             with rasterio.open(self._path) as file:

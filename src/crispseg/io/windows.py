@@ -151,15 +151,15 @@ class Ranges:
     def add(self, box: Box, values: NDArray[Any]) -> None:
         """Take the (box.height, box.width) values of a window."""
         rows, columns = _cells(box)
-        starts = (
+        tops, lefts = (
             np.maximum(np.arange(cells.start, cells.stop) * CELL - first, 0)
             for cells, first in ((rows, box.y0), (columns, box.x0))
         )
-        at = [(axis, start) for axis, start in enumerate(starts)]
+        ends = [*tops[1:], box.height]
         for known, choose in ((self._low, np.minimum), (self._high, np.maximum)):
-            found = values
-            for axis, start in at:
-                found = choose.reduceat(found, start, axis=axis)
+            # whole rows first: NumPy then works on many columns at once
+            lines = [choose.reduce(values[y0:y1]) for y0, y1 in zip(tops, ends, strict=True)]
+            found = choose.reduceat(np.stack(lines), lefts, axis=1)
             # minimum and maximum hand on NaN
             known[rows, columns] = choose(known[rows, columns], found)
 

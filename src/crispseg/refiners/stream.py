@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ LEVEL_PLANES = {"given": "u1", "final": "f4", "stride4": "f4"}
 ROUND_TO_ZERO = 0.499 / 255
 SOFT_PX = 1024
 """Side, in the given mask's pixels, of the parts that are looked at when it is averaged."""
+CELL_PX, GIVEN_CELLS = 256, 64
+"""Side, in a magnification's pixels, of the parts of the given mask that are kept, and how many."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,13 @@ class Scene:
 
     Attributes:
         image: the image.
-        given: window of the caller's mask, (h, w) float32, 0 or 1; 0 outside ``valid``.
+        given: window of the caller's mask, (h, w) bool; False outside ``valid``.
         valid: window of where to work, (h, w) bool; None: everywhere in the box.
         constant: the one value of ``given`` in a window, if it is known without reading it.
     """
 
     image: ImageSource
-    given: Callable[[Box], Array]
+    given: Callable[[Box], Flags]
     valid: Callable[[Box], Flags | None]
     constant: Callable[[Box], float | None] = lambda _: None
 
@@ -114,6 +117,11 @@ class StreamedCascade:
     tiles_planned: int = 0
     _total: int = field(default=0, init=False)
     _kept: tuple[Size, RawFile] | None = field(default=None, init=False)
+    _cell: Callable[[Size, Box], Flags] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # selecting, running, merging and storing ask for the same pixels one after the other
+        self._cell = lru_cache(GIVEN_CELLS)(self._given_cell)
 
     def run(self) -> Iterator[StripStore]:
         """Do the work; yields the store in work after each of its strips, the result's last."""
@@ -187,7 +195,7 @@ class StreamedCascade:
                 for column in range(len(grid.lefts)):
                     box = grid.block((row, column))
                     values = merge_detail(
-                        coarse.around(size, box), self.scene.given(box), size, box
+                        coarse.around(size, box), self._given_at(size)(box), size, box
                     )
                     for name, plane in self._finish_result(box, values[None]).items():
                         strip.add(name, box.x0, plane)
@@ -272,7 +280,7 @@ class StreamedCascade:
         def flat(box: Box) -> dict[str, float] | None:
             value = self._settled(coarse, size, box)
             if value is None and not self.exact:
-                value = settled(coarse.around(size, box), self.scene.given(box), self._sure)
+                value = settled(coarse.around(size, box), self._given_at(size)(box), self._sure)
             return None if value is None else {"value": full * value, "change": 0}
 
         return flat
@@ -294,7 +302,7 @@ class StreamedCascade:
         valid = self.scene.valid(box)
         if valid is not None:
             probability = np.where(valid, probability, np.float32(0))
-        return encode(self.scene.given(box) > 0.5, probability, exact=self.exact)
+        return encode(self.scene.given(box), probability, exact=self.exact)
 
     def _image(self, size: Size, box: Box) -> NDArray[Any]:
         image = self.scene.image
@@ -320,8 +328,24 @@ class StreamedCascade:
 
     def _given_at(self, size: Size) -> Callable[[Box], Array]:
         if size == self.scene.size:
-            return self.scene.given
-        return lambda box: (self._soft(size, box) > 0.5).astype(np.float32)
+            return lambda box: self.scene.given(box).astype(np.float32)
+
+        def given(box: Box) -> Array:
+            values = np.empty(box.size, np.float32)
+            for y in range(box.y0 // CELL_PX * CELL_PX, box.y1, CELL_PX):
+                for x in range(box.x0 // CELL_PX * CELL_PX, box.x1, CELL_PX):
+                    cell = Box(y, x, y + CELL_PX, x + CELL_PX)
+                    part = Box(
+                        max(y, box.y0), max(x, box.x0), min(cell.y1, box.y1), min(cell.x1, box.x1)
+                    )
+                    at = part.shift(-box.y0, -box.x0).slices
+                    values[at] = self._cell(size, cell.clip(size))[part.shift(-y, -x).slices]
+            return values
+
+        return given
+
+    def _given_cell(self, size: Size, cell: Box) -> Flags:
+        return self._soft(size, cell) > 0.5
 
     @property
     def _peak(self) -> float:

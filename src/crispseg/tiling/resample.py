@@ -138,26 +138,57 @@ def _add_sums(
     bounds: tuple[NDArray[np.int64], ...],
 ) -> None:
     """Add a window's pixels to the cells that it meets."""
-    y0, y1 = (np.clip(b, window.y0, window.y1) - window.y0 for b in bounds[:2])
-    x0, x1 = (np.clip(b, window.x0, window.x1) - window.x0 for b in bounds[2:])
+    y0, y1, x0, x1 = bounds
+    pad = int((x1 - x0).max())  # zeros around the lines, so that no span need be cut
+    most_rows = int((y1 - y0).max())
+    y0, y1 = (np.clip(bound, window.y0, window.y1) - window.y0 for bound in (y0, y1))
     # short whole numbers add faster, and 256 rows of 8 bits fit 16
-    is_short = pixels.dtype == np.uint8 and int((y1 - y0).max()) <= 256
-    kind = np.uint16 if is_short else sums.dtype
+    is_short = pixels.dtype in (np.uint8, np.bool_) and most_rows <= 256
+    kind = np.dtype(np.uint16) if is_short else sums.dtype
+    fits = is_short and most_rows * pad <= 256
     flat = pixels.reshape(len(pixels), -1)
-    spans = np.stack([x0, x1], axis=1).ravel()  # sums of every second span are wanted
-    each = max(LINES_PX // window.width, 1)
-    # one column more: a span may end behind the last
-    lines = np.zeros((min(each, len(sums)), window.width + 1, *pixels.shape[2:]), kind)
+    each = min(max(LINES_PX // (window.width + 2 * pad), 1), len(sums))
+    lines = np.zeros((each, window.width + 2 * pad, *pixels.shape[2:]), kind)
+    inner = lines[:, pad : pad + window.width]
     for top in range(0, len(sums), each):
-        part = lines[: len(sums) - top]
+        part = inner[: len(sums) - top]
         for line, first, last in zip(part, y0[top:], y1[top:], strict=False):
-            np.add.reduce(flat[first:last], axis=0, dtype=kind, out=line[:-1].reshape(-1))
-        found = np.add.reduceat(part, spans, axis=1, dtype=sums.dtype)
-        sums[top : top + each] += found[:, ::2]
+            np.add.reduce(flat[first:last], axis=0, dtype=kind, out=line.reshape(-1))
+        whole = lines[: len(part)].astype(kind if fits else sums.dtype, copy=False)
+        sums[top : top + each] += _sums_of_spans(whole, x0 - window.x0 + pad, x1 - x0)
 
 
-LINES_PX = 1 << 17
+LINES_PX = 1 << 15
 """How many sums of columns are made at once: what fits a CPU's cache."""
+
+
+def _sums_of_spans(
+    lines: NDArray[Any], start: NDArray[np.int64], width: NDArray[np.int64]
+) -> NDArray[Any]:
+    """Sums of the columns ``start``..``start + width`` of (n, W) or (n, W, C) lines.
+
+    Widths differ by little: the sums of as many columns as the narrowest has are made at every
+    column, by doubling, and looked up; what wider spans have more is added.
+    """
+    narrowest = int(width.min())
+    sums, reach = lines, 0  # of ``reach`` columns from each on
+    power, columns = lines, 1
+    while reach < narrowest:
+        if narrowest & columns:
+            sums = power if not reach else sums[:, : _room(power, reach)] + power[:, reach:]
+            reach += columns
+        if reach < narrowest:
+            power = power[:, : _room(power, columns)] + power[:, columns:]
+            columns *= 2
+    found = sums.take(start, axis=1)
+    for more in range(narrowest, int(width.max())):
+        wider = np.flatnonzero(width > more)
+        found[:, wider] += lines.take(start[wider] + more, axis=1)
+    return found
+
+
+def _room(sums: NDArray[Any], columns: int) -> int:
+    return int(sums.shape[1]) - columns
 
 
 def _halved(array: NDArray[Any]) -> NDArray[np.float32]:

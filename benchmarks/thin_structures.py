@@ -63,6 +63,8 @@ def pole(width: int) -> Callable[..., np.ndarray]:
 
 def spokes(y: np.ndarray, x: np.ndarray, size: Size) -> np.ndarray:
     y, x = polar(y, x, size)
+    if max(abs(y).min(), abs(x).min()) > 1460:
+        return np.zeros((len(y), x.shape[1]), bool)  # far from all of it
     covered = y * y + x * x < 1000**2
     for k in range(20):
         c, s = math.cos(k * math.pi / 10), math.sin(k * math.pi / 10)

@@ -43,7 +43,7 @@ from crispseg.runtime.memory import Need, give_back_at_once, plan_run
 from crispseg.tiling.resample import fitting_mask
 from crispseg.types import Box, Mask, Size
 
-FORMAT = 3
+FORMAT = 4
 """Of the run folder; raised when an older one can no longer be gone on with."""
 
 

@@ -14,12 +14,14 @@ from crispseg.models.weights import LoadedModel
 from crispseg.refiners.cascade import CascadeRefiner
 from crispseg.refiners.guard import (
     FEATURES,
+    NEGLIGIBLE,
     SMALLEST_SHARE,
     Calibration,
     calibrate,
     confidence,
     find_changes,
     keep_better,
+    negligible,
     trust_in,
 )
 from crispseg.tiling.pieces import components
@@ -28,15 +30,26 @@ from crispseg.types import Box, InputError
 ALWAYS, NEVER = (50.0, 0, 0, 0, 0), (-50.0, 0, 0, 0, 0)
 
 
-def test_calibration_is_the_sigmoid_of_cooled_logits() -> None:
+def test_calibration_is_the_sigmoid_of_cooled_logits_stretched() -> None:
     p = np.linspace(0, 1, 101, dtype=np.float32)[None]
     logits = np.log(p[:, 1:-1] / (1 - p[:, 1:-1],)[0])
-    expected = 1 / (1 + np.exp(-logits / 1.7))
+    sigmoid = 1 / (1 + np.exp(-logits / 1.7))
+    expected = np.clip((sigmoid - NEGLIGIBLE) / (1 - 2 * NEGLIGIBLE), 0, 1)
     mine = calibrate(p, 1.7)
     np.testing.assert_allclose(mine[:, 1:-1], expected, atol=1e-6)  # float32
+    assert np.abs(mine[:, 1:-1] - sigmoid).max() <= NEGLIGIBLE
     assert (mine[0, 0], mine[0, 50], mine[0, 100]) == (0, 0.5, 1)
     assert ((mine > 0.5) == (p > 0.5)).all()
     assert calibrate(p, 1.0) is p
+
+
+@pytest.mark.parametrize("temperature", [1.5, 3.2])
+def test_what_calibrates_to_next_to_nothing_is_zero(temperature: float) -> None:
+    least = np.float32(negligible(temperature))
+    below, above = least * np.float32([[0.8, 1.1]]).T  # 1 - p has steps of 6e-8
+    assert calibrate(below, temperature) == 0 < calibrate(above, temperature) < 1e-3
+    assert calibrate(1 - below, temperature) == 1
+    assert negligible(1.0) == 0
 
 
 def test_confidence_is_that_of_the_binary_mask() -> None:

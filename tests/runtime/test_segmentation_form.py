@@ -64,7 +64,8 @@ def pspnet() -> PSPNet:
 
 
 def pspnet_max_windows() -> PSPNet:
-    return PSPNet(ResNet(50, output_stride=16), 7, pooling="max", windows=(2, 5), head_channels=64)
+    trunk = ResNet(50, output_stride=16)
+    return PSPNet(trunk, 7, pooling="max", windows=(2, 5), head_channels=64, align_corners=False)
 
 
 def torchvisions() -> DeepLabV3:

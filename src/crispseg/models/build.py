@@ -97,7 +97,7 @@ def lwrefinenet_lite(num_classes: int) -> LightWeightRefineNet:
 
 def pspnet_lite(num_classes: int) -> PSPNet:
     """PSPNet for CPUs."""
-    return PSPNet(lite_trunk(), num_classes, head_channels=128)
+    return PSPNet(lite_trunk(), num_classes, head_channels=128, align_corners=False)
 
 
 def fcn_lite(num_classes: int) -> FCN:

@@ -20,9 +20,8 @@ from crispseg.models.segmentation import ClassHead, ClassLogits, SegmentationMod
 class PSPNet(SegmentationModule):
     """Pyramid pooling on the trunk's deepest stage, then a convolutional head.
 
-    Corners are aligned: of the pooled grids and of the logits. Images of 8 k + 1 pixels
-    (473, 713) put the features of a trunk of output stride 8 exactly onto pixels; other sizes
-    are taken as well.
+    Images of 8 k + 1 pixels (473, 713) put the features of a trunk of output stride 8 exactly
+    onto pixels when corners are aligned, as in the paper; other sizes are taken as well.
 
     Args:
         trunk: a ``Trunk``; the auxiliary head stands on its last stage but one (layer3 of a
@@ -36,6 +35,9 @@ class PSPNet(SegmentationModule):
         head_channels: hidden channels of the head.
         dropout: share of the head's channels that are dropped in training.
         aux: with an auxiliary head, for training (weight 0.4 in the paper).
+        align_corners: of the pooled grids and of the logits. Turn it off for sizes that are no
+            multiple of the output stride plus one: features would be stretched, by up to half an
+            output stride, and by another amount at every size.
     """
 
     def __init__(
@@ -50,16 +52,18 @@ class PSPNet(SegmentationModule):
         head_channels: int = 512,
         dropout: float = 0.1,
         aux: bool = True,
+        align_corners: bool = True,
     ) -> None:
         super().__init__()
         self.trunk = trunk
         self.num_classes = num_classes
+        self.align_corners = align_corners
         *_, before, deep = cast(Trunk, trunk).channels
         self.pyramid = PyramidPooling(
             deep,
             deep // len(windows or bin_sizes) if reduce else None,
             bin_sizes,
-            align_corners=True,
+            align_corners=align_corners,
             pooling=pooling,
             norm=True,
             windows=windows,
@@ -78,10 +82,11 @@ class PSPNet(SegmentationModule):
         """(N, 3, H, W) -> logits, and those of the auxiliary head while training."""
         size = (image.shape[-2], image.shape[-1])
         *_, before, deep = self.trunk(image)
-        logits = resize(self.head(self.pyramid(deep)), size, align_corners=True)
+        logits = resize(self.head(self.pyramid(deep)), size, align_corners=self.align_corners)
         if self.aux_head is None or not self.training:
             return ClassLogits(logits)
-        return ClassLogits(logits, resize(self.aux_head(before), size, align_corners=True))
+        aux = resize(self.aux_head(before), size, align_corners=self.align_corners)
+        return ClassLogits(logits, aux)
 
 
 def pspnet_resnet(depth: int, num_classes: int) -> PSPNet:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from crispseg.models.weights import LoadedModel
 from crispseg.refiners.base import Progress, Refinement
-from crispseg.refiners.guard import Calibration, calibrate, keep_better, shifted
+from crispseg.refiners.guard import Calibration, calibrate, keep_better, negligible, shifted
 from crispseg.refiners.local import Coarse, LocalInputs, covered, merge_detail
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.published import refine_published
@@ -66,7 +66,8 @@ class CascadeRefiner:
         workers: tiles that run at the same time on the CPU, each with its share of the cores;
             elsewhere like ``batch_size``.
         calibrated: divide logits by the temperature that belongs to the weights, so that a
-            probability is the share of such pixels that are object.
+            probability is the share of such pixels that are object; below ``guard.NEGLIGIBLE``
+            it is 0, and as near to 1, 1.
         guard: keep the given mask where a change is not to be trusted; needs weights that
             ``recipes/fit_guard.py`` has seen. Neither applies to the published mode.
         precision: "exact" (float32, within 1e-4 of the network as written), "auto" (the quickest
@@ -112,7 +113,12 @@ class CascadeRefiner:
         published = mode == "published"
         precision = precision or ("exact" if published else "auto")
         self.network = CascadeNetwork(
-            model, self.device, published=published, precision=precision, workers=workers
+            model,
+            self.device,
+            published=published,
+            precision=precision,
+            workers=workers,
+            negligible=0.0 if published else negligible(self.temperature),
         )
 
     def refine(

@@ -26,6 +26,10 @@ Flags = NDArray[np.bool_]
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+NEGLIGIBLE = 0.01
+"""Calibrated probabilities this near to 0 or 1 are 0 or 1. On validation photographs, 0.4 to 0.8 %
+of the background far from edges is wrong where the network is just that sure, and still 0.3 % where
+it is surest: what is left there says nothing, but is a haze over the background."""
 FEATURES = ("constant", "log_share", "log_thickness", "certainty", "added")
 ADDED, REMOVED = 1, 2
 MISUNDERSTOOD = 0.5
@@ -95,11 +99,14 @@ def shifted(kept: tuple[Kept, ...], part: Box) -> tuple[Kept, ...]:
 
 
 def calibrate(probability: Mask, temperature: float) -> Mask:
-    """sigmoid(logit(p) / temperature), the decision at 0.5 unchanged.
+    """sigmoid(logit(p) / temperature), stretched by ``NEGLIGIBLE``; the decision stays the same.
 
     Args:
         probability: (H, W) float32 in [0, 1].
-        temperature: above 1 makes less sure.
+        temperature: above 1 makes less sure; 1 changes nothing.
+
+    Returns:
+        (H, W) float32, no further than ``NEGLIGIBLE`` from the sigmoid.
     """
     if temperature == 1:
         return probability
@@ -108,7 +115,16 @@ def calibrate(probability: Mask, temperature: float) -> Mask:
         odds /= np.float32(temperature)
         np.exp(odds, out=odds)
     odds += 1
-    return np.reciprocal(odds, out=odds)
+    np.reciprocal(odds, out=odds)
+    odds -= 0.5
+    odds /= np.float32(1 - 2 * NEGLIGIBLE)
+    odds += 0.5
+    return np.clip(odds, 0, 1, out=odds)
+
+
+def negligible(temperature: float) -> float:
+    """The probability below which ``calibrate`` returns 0, and as near to 1, 1."""
+    return 0.0 if temperature == 1 else 1 / (1 + (1 / NEGLIGIBLE - 1) ** temperature)
 
 
 def confidence(probability: Mask) -> Mask:

@@ -48,6 +48,7 @@ class CascadeNetwork:
             for others it is "exact".
         workers: on the CPU, samples that are run at the same time, each with its share of the
             cores; the same bits.
+        negligible: results of ``probabilities`` this near to 0 or 1 are 0 or 1.
 
     Attributes:
         arithmetic: how the network computes, in words; it decides the last bits of a result.
@@ -64,6 +65,7 @@ class CascadeNetwork:
         published: bool,
         precision: str = "plain",
         workers: int = 1,
+        negligible: float = 0.0,
     ) -> None:
         if not isinstance(model.module, CascadeModule):
             raise InputError(
@@ -72,6 +74,7 @@ class CascadeNetwork:
             )
         self._published = published
         self._workers = workers
+        self._negligible = negligible
         self.device = device
         self.module = model.module.eval()
         self._mean = torch.tensor(model.mean).view(1, 3, 1, 1)
@@ -191,7 +194,13 @@ class CascadeNetwork:
         padded = [self._place(self._pad(image, 0.0))]
         padded += [self._place(self._pad(mask, -1.0)) for mask in masks]
         found = self._finite(self._form(*padded), lambda form: form(*padded))
-        return _probabilities(found, height, width)
+        return self._settled(_probabilities(found, height, width))
+
+    def _settled(self, probability: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._negligible:
+            probability[probability < self._negligible] = 0
+            probability[probability > 1 - self._negligible] = 1
+        return probability
 
     def _pad(self, x: Tensor, value: float) -> Tensor:
         height, width = x.shape[-2:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -285,12 +285,12 @@ class StreamedCascade:
 
         return flat
 
-    @property
+    @cached_property
     def _sure(self) -> float:
         """How near 0 or 1 a probability must be to be written as 0 or 255 after calibration."""
         sure = np.array([[0.04]], np.float32)
         while calibrate(sure, self.refiner.temperature)[0, 0] > ROUND_TO_ZERO:
-            sure /= 2
+            sure *= np.float32(0.9)
         return float(sure[0, 0]) * 0.999
 
     def _finish_level(self, size: Size) -> Callable[[Box, Array], dict[str, NDArray[Any]]]:

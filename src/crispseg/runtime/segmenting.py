@@ -138,13 +138,15 @@ class CompiledPSPNet(SegmentationForm):
         self.trunk = _Trunk(cast(ResNet, module.trunk), arithmetic)
         self.head = _GridHead(module.pyramid, fold_norm(cast(nn.Conv2d, conv), norm), arithmetic)
         self.classifier = PointConv(cast(nn.Conv2d, classifier))
+        self.align_corners = module.align_corners
         self.to(self.dtype)
 
     def coarse(self, image: Tensor) -> Coarse:
         """See SegmentationForm."""
         size = (image.shape[-2], image.shape[-1])
         x = image.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        return Coarse(self.classifier(self.head(self.trunk(x))).float(), size, True)
+        x = self.classifier(self.head(self.trunk(x)))
+        return Coarse(x.float(), size, self.align_corners)
 
 
 class CompiledDeepLabV3(SegmentationForm):

@@ -184,6 +184,24 @@ def test_magnifications_between_are_used_for_large_ratios() -> None:
     assert whole.network_runs == len(whole.tiles_run) + 1
 
 
+def forget_what_is_thin(image: Tensor, seg: Tensor) -> Tensor:
+    """The given mask, opened and closed: without objects and gaps of four pixels' width."""
+    for sign in (-1, 1, 1, -1):
+        seg = sign * nn.functional.max_pool2d(sign * seg, 5, 1, 2)
+    return (seg + 1) / 2
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_small_image_does_not_decide_what_is_too_small_for_it(inverted: bool) -> None:
+    """Of a network that forgets all that is less than five pixels wide, wherever it sees it."""
+    mask = disc(1600, 1200, 12, 500, 400) | disc(1600, 1200, 300, 1100, 700)
+    mask[100:900, 900:912] = True
+    mask ^= inverted
+    result = refiner(forget_what_is_thin, tile_size=128).refine(photo(1600, 1200), mask) > 0.5
+    np.testing.assert_array_equal(result[90:780, 880:930], mask[90:780, 880:930])  # the wire
+    assert (result != mask)[480:520, 380:420].sum() < 0.3 * np.pi * 12**2  # the small disc
+
+
 def test_the_caller_is_corrected_where_the_network_disagrees() -> None:
     def bright(image: Tensor, seg: Tensor) -> Tensor:
         return (image[:, :1] > 0).float()

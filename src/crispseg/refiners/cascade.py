@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -299,7 +300,9 @@ class _Cascade:
         if not self.refiner.fast:
             if len(sizes) == 1:  # the global step has seen every pixel
                 self.boxes, planned = [Box(0, 0, *self.size)], 1
-            for size in sizes[1:]:
+            for smaller, size in pairwise(sizes):
+                if max(smaller) < max(self.size):
+                    coarse = coarse.keeping_thin()
                 coarse, planned = self._local_step(size, coarse)
         return self._finished(self._at_full_size(coarse), planned)
 
@@ -338,7 +341,8 @@ class _Cascade:
             return coarse.final
         if coarse.final.size > self.given.size:
             return resize_area(coarse.final, self.size)
-        return merge_detail(coarse, self.given, self.size, Box(0, 0, *self.size))
+        whole = Box(0, 0, *self.size)
+        return merge_detail(coarse.keeping_thin(), self.given, self.size, whole)
 
     def _local_step(self, size: Size, coarse: Coarse) -> tuple[Coarse, int]:
         image, soft = self._at(size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -13,8 +13,13 @@ from crispseg.tiling.resample import Part, bilinear_source, bilinear_window
 from crispseg.types import Box, Size
 
 Array = NDArray[np.float32]
+Flags = NDArray[np.bool_]
 
 UNCERTAIN = (0.05, 0.95)
+THIN_PX = 5
+REACH_PX = 3
+HALO_PX = max(2 * (THIN_PX // 2), REACH_PX)
+"""How far ``undecided`` looks."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,47 @@ class Coarse:
         source = bilinear_source(whole, size, box)
         at = source.slices
         return Coarse(self.given[at], self.final[at], self.stride4[at], Part(whole, source))
+
+    def keeping_thin(self) -> Coarse:
+        """With the given mask where this magnification is too small to decide; of a whole one."""
+        return replace(
+            self, final=np.where(undecided(self.given, self.final), self.given, self.final)
+        )
+
+
+def undecided(given: Array, final: Array) -> Flags:
+    """What is too thin for a magnification to decide whether it is there.
+
+    An object of one or two pixels, or a gap, looks like noise: a network takes it away, and no later
+    step could know that it was ever there. So what is narrower than ``THIN_PX`` may be moved and
+    reshaped here, but not lost: where nothing like it is left within ``REACH_PX``, the given mask
+    stays, for the next magnification to decide.
+
+    Args:
+        given: (h, w) share of each pixel that the caller's mask covers.
+        final: (h, w) refined probabilities.
+
+    Returns:
+        (h, w) bool. Pixels depend on those within ``HALO_PX``.
+    """
+    lost = np.zeros(given.shape, np.bool_)
+    for present, left in ((given > 0, final > 0.5), (given < 1, final < 0.5)):
+        if present.any() and not present.all():
+            thick = spread(~spread(~present, THIN_PX // 2), THIN_PX // 2)
+            lost |= present & ~thick & ~spread(left, REACH_PX)
+    return lost
+
+
+def spread(mask: Flags, radius: int) -> Flags:
+    """Whether any pixel of the square of ``radius`` around is set; none is outside."""
+    for axis in (0, 1):
+        lines = np.moveaxis(mask, axis, 0)
+        wide = lines.copy()
+        for step in range(1, radius + 1):
+            wide[step:] |= lines[:-step]
+            wide[:-step] |= lines[step:]
+        mask = np.moveaxis(wide, 0, axis)
+    return mask
 
 
 class CoarseSource(Protocol):

@@ -23,6 +23,7 @@ from crispseg.refiners.base import Progress
 from crispseg.refiners.cascade import MARGIN_PX, MAX_RATIO, CascadeRefiner
 from crispseg.refiners.guard import CERTAINTY_SCALE, calibrate
 from crispseg.refiners.local import (
+    HALO_PX,
     Array,
     Coarse,
     LocalInputs,
@@ -80,11 +81,15 @@ class StoredCoarse:
 
     def around(self, size: Size, box: Box) -> Coarse:
         """See CoarseSource."""
-        source = bilinear_source(self._store.size, size, box)
+        whole = self._store.size
+        source = bilinear_source(whole, size, box)
+        wide = source.grow(HALO_PX).clip(whole)
+        at = source.shift(-wide.y0, -wide.x0).slices
         given, final, stride4 = (
-            self._store.read(plane, source).astype(np.float32, copy=False) for plane in LEVEL_PLANES
+            self._store.read(plane, wide).astype(np.float32, copy=False) for plane in LEVEL_PLANES
         )
-        return Coarse(given, final, stride4, Part(self._store.size, source))
+        final = Coarse(given, final, stride4).keeping_thin().final
+        return Coarse(given[at], final[at], stride4[at], Part(whole, source))
 
     def constant(self, plane: str, size: Size, box: Box) -> float | None:
         """The one value that a window of a plane is made from, if it is the same all over."""

@@ -1,0 +1,84 @@
+"""What a magnification must not decide: against brute force, and through the whole cascade."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crispseg.refiners.local import HALO_PX, REACH_PX, THIN_PX, Coarse, spread, undecided
+
+Array = np.ndarray
+
+
+def squares_within(mask: Array) -> Array:
+    """All pixels of squares of THIN_PX that lie in the mask; outside counts as inside."""
+    half = THIN_PX // 2
+    height, width = mask.shape
+    result = np.zeros_like(mask)
+    for y in range(height):
+        for x in range(width):
+            square = np.s_[max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1]
+            if mask[square].all():
+                result[square] = True
+    return result
+
+
+def brute_force(given: Array, final: Array) -> Array:
+    result = np.zeros(given.shape, bool)
+    for present, left in ((given > 0, final > 0.5), (given < 1, final < 0.5)):
+        thick = squares_within(present)
+        for y, x in np.argwhere(present & ~thick):
+            near = left[max(y - REACH_PX, 0) : y + REACH_PX + 1]
+            result[y, x] |= not near[:, max(x - REACH_PX, 0) : x + REACH_PX + 1].any()
+    return result
+
+
+def scene(seed: int, size: tuple[int, int] = (40, 52)) -> tuple[Array, Array]:
+    """Given masks with thin and thick parts, soft and hard, and results that lost some."""
+    rng = np.random.default_rng(seed)
+    given = np.zeros(size, np.float32)
+    for _ in range(12):
+        y, x = rng.integers(0, size[0] - 2), rng.integers(0, size[1] - 2)
+        height, width = rng.integers(1, 14, 2)
+        given[y : y + height, x : x + width] = rng.choice([0, 0.3, 1, 1])
+    final = np.where(rng.random(size) < 0.02, 1 - given, given * rng.random(size) ** 0.2)
+    final[: size[0] // 2] *= rng.random() > 0.5
+    final[:, : size[1] // 3] = rng.random() > 0.5
+    return given, final.astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 5, 6])
+def test_undecided_by_brute_force(seed: int) -> None:
+    given, final = scene(seed)
+    expected = brute_force(given, final)
+    assert expected.any()
+    assert not expected.all()
+    np.testing.assert_array_equal(undecided(given, final), expected)
+
+
+def test_undecided_depends_on_no_pixel_beyond_the_halo() -> None:
+    given, final = scene(1, (60, 70))
+    expected = undecided(given, final)[20:31, 25:37]
+    part = np.s_[20 - HALO_PX : 31 + HALO_PX, 25 - HALO_PX : 37 + HALO_PX]
+    inner = np.s_[HALO_PX:-HALO_PX, HALO_PX:-HALO_PX]
+    np.testing.assert_array_equal(undecided(given[part], final[part])[inner], expected)
+
+
+def test_thin_parts_that_moved_are_the_networks() -> None:
+    """A wire that comes back two pixels further is moved; one that comes back nowhere is kept."""
+    given, moved = np.zeros((2, 30, 30), np.float32)
+    given[10:12], moved[12:14] = 1, 1
+    assert not undecided(given, moved).any()
+    kept = Coarse(given, np.zeros_like(given), given).keeping_thin()
+    np.testing.assert_array_equal(kept.final, given)
+    thick = np.zeros_like(given)
+    thick[10 : 10 + THIN_PX] = 1
+    assert not undecided(thick, np.zeros_like(given)).any()
+
+
+def test_spread_is_a_square() -> None:
+    mask = np.zeros((9, 9), bool)
+    mask[4, 1] = True
+    wide = spread(mask, 2)
+    assert wide.sum() == 5 * 4
+    assert wide[2:7, :4].all()

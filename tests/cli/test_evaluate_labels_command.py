@@ -97,6 +97,19 @@ def test_label_maps_alone_are_enough(work, capsys) -> None:
     assert "data:image/jpeg" in Path("grey.html").read_text(encoding="utf-8")
 
 
+def test_predictions_may_be_void_where_the_truth_is(work, capsys) -> None:
+    place = ["--labels", "data/val/labels", "--quiet", "--json", "--classes", "3"]
+    assert cli.run(["evaluate", *place, "--predictions", "data/val/labels"]) == 0
+    summary = json.loads(capsys.readouterr().out)["summary"]
+    assert summary["mean_iou"] == summary["mba_released"] == 1
+    for path in Path("good").iterdir():
+        labels = np.array(Image.open(path))
+        labels[20, 30] = 255  # where the truth is a class
+        Image.fromarray(labels).save(path)
+    assert cli.run(["evaluate", *place, "--predictions", "good"]) == 2
+    assert "the prediction holds label 255" in capsys.readouterr().err
+
+
 def test_results_tables_and_comparison(work, capsys) -> None:
     assert measure("-o", "one", predictions="bad") == 0
     assert measure("-o", "two", "--latex", "t.tex", "--also", "worse & old=one", "--title",

@@ -92,9 +92,26 @@ def test_parts_add_up(monkeypatch) -> None:
     np.testing.assert_array_equal(top.pixels, whole.pixels)
     np.testing.assert_array_equal(top.right, whole.right)
     assert top.pixels.dtype == top.right.dtype == np.int64
-    assert top.expected_calibration_error() == pytest.approx(
-        whole.expected_calibration_error(), abs=1e-12
-    )
+    assert top.expected_calibration_error() == whole.expected_calibration_error()
+
+
+@pytest.mark.parametrize("kind", ["confidence", "probability"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_any_split_in_any_order_gives_the_same_number(kind, dtype) -> None:
+    rng = np.random.default_rng(5)
+    probability = rng.random(4000).astype(dtype) ** 3
+    truth = rng.random(4000) < probability
+    figures = set()
+    for _ in range(20):
+        order = rng.permutation(4000)
+        whole = CalibrationBins(kind)
+        for part in np.split(order, np.sort(rng.integers(0, 4000, 7))):
+            one = CalibrationBins(kind)
+            one.add(probability[part], truth[part])
+            whole.merge(one)
+        figures.add(whole.expected_calibration_error())
+    assert len(figures) == 1
+    assert figures.pop() == pytest.approx(brute_force(probability, truth, kind, 15), abs=1e-12)
 
 
 def test_guo_s_bins_are_never_larger() -> None:

@@ -243,11 +243,13 @@ def from_folder(
         path = file_of(item)["prediction"]
         labels = read_labels(path)
         if labels.size and labels.max() >= dataset.num_classes:
-            raise InputError(
-                f"{path} holds label {int(labels.max())}; {dataset.name} has the classes 0 to "
-                f"{dataset.num_classes - 1}"
-            )
-        return labels
+            wrong = labels[(labels >= dataset.num_classes) & (labels != dataset.ignore_index)]
+            if wrong.size:
+                raise InputError(
+                    f"{path} holds label {int(wrong.max())}; {dataset.name} has the classes 0 to "
+                    f"{dataset.num_classes - 1}"
+                )
+        return labels  # void may stay where the truth is void as well
 
     return predict, file_of
 

@@ -14,6 +14,8 @@ from crispseg.types import InputError
 Kind = Literal["confidence", "probability"]
 
 CHUNK = 2**22  # pixels at a time, so that float64 copies of large maps stay small
+HIGH, LOW = 2**26, 2**27
+"""A confidence is counted in parts of 1 / HIGH, and what is left in parts of 1 / (HIGH * LOW)."""
 
 
 @dataclass
@@ -33,22 +35,25 @@ class CalibrationBins:
         bins: how many.
         pixels: (bins,) int64, pixels in each bin.
         right: (bins,) int64, those of them that are right.
-        total: (bins,) float64, sum of their confidence or probability.
+        high: (bins,) int64, sum of their confidence or probability in whole parts of 2**-26.
+        low: (bins,) int64, sum of what those leave, in parts of 2**-53. Confidences, from 0.5 to 1,
+            have no finer digits in float64, so that their sums are exact; probabilities are cut
+            there. Integers add up to the same whatever the order.
     """
 
     kind: Kind = "confidence"
     bins: int = 15
     pixels: NDArray[np.int64] = field(init=False)
     right: NDArray[np.int64] = field(init=False)
-    total: NDArray[np.float64] = field(init=False)
+    high: NDArray[np.int64] = field(init=False)
+    low: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.kind not in ("confidence", "probability"):
             raise InputError(f"kind must be confidence or probability, not {self.kind!r}")
         if self.bins < 1:
             raise InputError(f"bins must be 1 or more, not {self.bins}")
-        self.pixels, self.right = np.zeros((2, self.bins), np.int64)
-        self.total = np.zeros(self.bins)
+        self.pixels, self.right, self.high, self.low = np.zeros((4, self.bins), np.int64)
 
     def add(self, probability: NDArray[Any], truth: NDArray[np.bool_]) -> None:
         """Count the pixels of a map.
@@ -81,7 +86,11 @@ class CalibrationBins:
         place = np.minimum(place, self.bins - 1)
         self.pixels += np.bincount(place, minlength=self.bins)
         self.right += np.bincount(place[right], minlength=self.bins)
-        self.total += np.bincount(place, values, minlength=self.bins)
+        whole = np.floor(values * HIGH)
+        rest = np.floor((values * HIGH - whole) * LOW)
+        # sums of a chunk stay below 2^49, which float64 holds exactly
+        self.high += np.bincount(place, whole, minlength=self.bins).astype(np.int64)
+        self.low += np.bincount(place, rest, minlength=self.bins).astype(np.int64)
 
     def merge(self, other: CalibrationBins) -> None:
         """Add the counts of ``other``, made elsewhere.
@@ -95,9 +104,12 @@ class CalibrationBins:
             )
         self.pixels += other.pixels
         self.right += other.right
-        self.total += other.total
+        self.high += other.high
+        self.low += other.low
 
     def expected_calibration_error(self) -> float:
         """Mean over pixels of |share right - mean confidence| of their bin; NaN without pixels."""
         pixels = int(self.pixels.sum())
-        return float(np.abs(self.right - self.total).sum()) / pixels if pixels else math.nan
+        counts = zip(self.right.tolist(), self.high.tolist(), self.low.tolist(), strict=True)
+        gaps = sum(abs((right * HIGH - high) * LOW - low) for right, high, low in counts)
+        return gaps / (HIGH * LOW * pixels) if pixels else math.nan

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from crispseg.data.datasets import camvid, open_dataset
 from crispseg.data.datasets import folder as own
-from crispseg.data.datasets import open_dataset
 from crispseg.data.datasets.base import recode
 from crispseg.types import InputError
 
@@ -46,6 +46,30 @@ def test_camvid_in_both_layouts(images, labels, palette, tmp_path) -> None:
     assert len(data.colours) == len(set(data.colours)) == 11
     again = pickle.loads(pickle.dumps(data))  # as workers get it
     np.testing.assert_array_equal(again[0].read_labels(), data[0].read_labels())
+
+
+def test_camvid_as_published(tmp_path) -> None:
+    colours = [(128, 128, 128), (64, 192, 0), (0, 0, 64), (192, 0, 64), (128, 128, 192), (1, 2, 3)]
+    colours += [(192, 192, 0), (0, 64, 64), (64, 64, 128), (128, 64, 64), (64, 128, 64), (0, 0, 0)]
+    colours += [(192, 0, 192), (0, 128, 192), (255, 255, 255)]
+    for i, name in enumerate(("0016E5_07959", "0001TP_006690")):
+        write(tmp_path / f"701_StillsRaw_full/{name}.png", photo(i))
+        pixels = np.array(colours, np.uint8).reshape(3, 5, 3)
+        write(tmp_path / f"LabeledApproved_full/{name}_L.png", pixels)
+    data = open_dataset("camvid", tmp_path, "all")
+    assert [item.name for item in data] == ["0001TP_006690", "0016E5_07959"]
+    read = data[0].read_labels()
+    expected = [[0, 1, 2, 3, 4], [255, 5, 6, 7, 8], [9, 255, 10, 10, 255]]
+    np.testing.assert_array_equal(read, expected)
+    assert read.dtype == np.uint8
+    with pytest.raises(InputError, match=r"there is no val\.txt"):
+        open_dataset("camvid", tmp_path, "val")
+    (tmp_path / "val.txt").write_text("0016E5_07959.png\n", encoding="utf-8")
+    assert [item.name for item in open_dataset("camvid", tmp_path, "val")] == ["0016E5_07959"]
+    (tmp_path / "val.txt").write_text("0016E5_1.png\n", encoding="utf-8")
+    with pytest.raises(InputError, match="lists 0016E5_1, which is not in"):
+        open_dataset("camvid", tmp_path, "val")
+    assert sum(map(len, camvid.ORIGINAL)) == len({c for g in camvid.ORIGINAL for c in g}) == 31
 
 
 def test_a_wrong_root_shows_the_right_one(tmp_path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from scipy.io import savemat
+from scipy.sparse import csc_matrix
 
 from crispseg.cli import main as cli
 from crispseg.data.datasets import DATASETS, ade20k, cityscapes, gleason, open_dataset
@@ -231,6 +234,55 @@ def test_sbd_adds_its_labels_to_voc(tmp_path) -> None:
     voc(tmp_path)
     data = open_dataset("voc2012", tmp_path, "trainaug")
     np.testing.assert_array_equal(data[0].read_labels(), grid(3, 3, 3, VOID, 0, 0))
+
+
+def test_sbd_as_distributed_adds_to_voc(tmp_path) -> None:
+    """Names of VOC's train, and of SBD's two lists without VOC's val; MATLAB files."""
+    voc(tmp_path)
+    shutil.rmtree(tmp_path / "SegmentationClassAug")
+    sbd = tmp_path / "benchmark_RELEASE/dataset"
+    names(tmp_path / "ImageSets/Segmentation/val.txt", "2007_000042")
+    names(tmp_path / "ImageSets/Segmentation/train.txt", "2007_000033")
+    names(sbd / "train.txt", "2007_000033", "2008_000003")
+    names(sbd / "val.txt", "2007_000042", "2008_000001")
+    for name in ("2008_000001", "2008_000003"):
+        photo(tmp_path / f"JPEGImages/{name}.jpg")
+        outlines = np.empty((20, 1), object)
+        outlines[:, 0] = [csc_matrix(SHAPE)] * 20
+        found = {"Boundaries": outlines, "Segmentation": grid(3, 3, 20, 0, 0, 0)}
+        found["CategoriesPresent"] = np.array([[3], [20]], np.uint8)
+        (sbd / "cls").mkdir(exist_ok=True)
+        savemat(sbd / f"cls/{name}.mat", {"GTcls": found}, do_compression=True)
+    data = open_dataset("voc2012", tmp_path, "trainaug")
+    assert [item.name for item in data] == ["2007_000033", "2008_000001", "2008_000003"]
+    np.testing.assert_array_equal(data[0].read_labels(), grid(0, 1, VOID, 15, 20, VOID))
+    np.testing.assert_array_equal(data[1].read_labels(), grid(3, 3, 20, 0, 0, 0))
+    assert data[1].read_labels().dtype == np.uint8
+    savemat(sbd / "cls/2008_000001.mat", {"GTinst": found})
+    with pytest.raises(InputError, match=r"holds no GTcls\.Segmentation"):
+        data[1].read_labels()
+    (sbd / "cls/2008_000003.mat").unlink()
+    with pytest.raises(InputError, match=r"has no label map .*2008_000003\.mat"):
+        open_dataset("voc2012", tmp_path, "trainaug")
+
+
+def test_context_as_distributed_has_459_labels(tmp_path) -> None:
+    """MATLAB files beside VOC 2010; its main lists; rare labels are background."""
+    photo(tmp_path / "JPEGImages/2008_000002.jpg")
+    (tmp_path / "trainval").mkdir()
+    labels = grid(2, 427, 454, 1, 458, 9, dtype=np.uint16)
+    savemat(tmp_path / "trainval/2008_000002.mat", {"LabelMap": labels})
+    names(tmp_path / "ImageSets/Main/val.txt", "2008_000002")
+    data = open_dataset("pascal-context", tmp_path, "val")
+    read = data[0].read_labels()
+    found = [data.class_names[number] for number in read.ravel()]
+    assert found == ["aeroplane", "tvmonitor", "window", "background", "wood", "bag"]
+    # as maps that are made from them have it: 2008_000002 holds 0, 55 and 58
+    assert read.ravel().tolist() == [1, 55, 58, 0, 59, 2]
+    assert list(data.class_names[1:]) == sorted(data.class_names[1:])
+    savemat(tmp_path / "trainval/2008_000002.mat", {"LabelMap": labels + 0.5})
+    with pytest.raises(InputError, match="LabelMap is no map of class numbers"):
+        data[0].read_labels()
 
 
 def test_the_splits_of_hrsod_share_a_folder(tmp_path) -> None:

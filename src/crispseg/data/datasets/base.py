@@ -106,23 +106,28 @@ class DatasetSpec:
 
 
 def labelled_files(
-    name: str, image: Path, labels: Path, numbers: Mapping[int, int] | None = None
+    name: str,
+    image: Path,
+    labels: Path,
+    numbers: Mapping[int, int] | None = None,
+    read: Callable[[Path], Labels] = read_labels,
 ) -> Labelled:
     """An image and its label map in two files.
 
     Args:
         name: of the image.
         image: any format of ``read_image``.
-        labels: grey or palette image of class numbers.
+        labels: grey or palette image of class numbers, or what ``read`` reads.
         numbers: number in the file -> class or void, of every number that may be there; without,
             numbers are classes already.
+        read: gives the numbers of such a file.
     """
-    reader = read_labels if numbers is None else partial(_read_recoded, numbers=numbers)
+    reader = read if numbers is None else partial(_read_recoded, numbers=numbers, read=read)
     return Labelled(name, partial(read_image, image), partial(reader, labels), image=image)
 
 
-def _read_recoded(path: Path, numbers: Mapping[int, int]) -> Labels:
-    labels = read_labels(path)
+def _read_recoded(path: Path, numbers: Mapping[int, int], read: Callable[[Path], Labels]) -> Labels:
+    labels = read(path)
     try:
         return recode(labels, numbers)
     except InputError as error:

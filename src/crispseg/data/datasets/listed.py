@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from crispseg.data.datasets.base import Labelled, labelled_files
+from crispseg.io.labels import Labels, read_labels
 from crispseg.types import InputError
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG")
@@ -37,14 +38,18 @@ def labelled_in(
     labels: Path,
     names: Iterable[str],
     numbers: Mapping[int, int] | None = None,
+    suffix: str = ".png",
+    read: Callable[[Path], Labels] = read_labels,
 ) -> list[Labelled]:
     """Named images and label maps of two folders.
 
     Args:
         images: folder of NAME.jpg or NAME.png.
-        labels: folder of NAME.png.
+        labels: folder of NAME.png, or of NAME and ``suffix``.
         names: which.
         numbers: number in the file -> class or void; without, numbers are classes already.
+        suffix: of the label maps.
+        read: gives the numbers of such a file.
 
     Raises:
         InputError: an image or label map that is not there, by name.
@@ -54,7 +59,8 @@ def labelled_in(
         photo = next((p for s in PHOTO_SUFFIXES if (p := images / f"{name}{s}").is_file()), None)
         if photo is None:
             raise InputError(f"there is no image {images / name}.jpg, which is listed")
-        if not (labels / f"{name}.png").is_file():
-            raise InputError(f"{photo} has no label map {labels / name}.png")
-        items.append(labelled_files(name, photo, labels / f"{name}.png", numbers))
+        file = labels / f"{name}{suffix}"
+        if not file.is_file():
+            raise InputError(f"{photo} has no label map {file}")
+        items.append(labelled_files(name, photo, file, numbers, read))
     return items

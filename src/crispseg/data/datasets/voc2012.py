@@ -1,17 +1,27 @@
 """PASCAL VOC 2012, also with the additional labels of SBD: 20 classes and background.
 
 Everingham et al., IJCV 2015; 1,464 images to train, 1,449 to validate. Hariharan et al., "Semantic
-contours from inverse detectors", ICCV 2011: with their labels, in the form of VOC's own that is
-usually passed on (``SegmentationClassAug``), 10,582 images train.
+contours from inverse detectors", ICCV 2011: with their labels 10,582 images train. They come as
+MATLAB files (``benchmark_RELEASE/dataset/cls``), and are passed on in the form of VOC's own
+(``SegmentationClassAug``); both are read.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from crispseg.data.datasets.base import VOID, Dataset, DatasetSpec, check_split, wrong_tree
+from crispseg.data.datasets.base import (
+    VOID,
+    Dataset,
+    DatasetSpec,
+    Labelled,
+    check_split,
+    wrong_tree,
+)
 from crispseg.data.datasets.folder import default_colour
 from crispseg.data.datasets.listed import labelled_in, read_names
+from crispseg.io.labels import Labels
+from crispseg.io.matlab import read_matlab_labels
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
@@ -19,13 +29,17 @@ CLASSES = (
     *("sheep", "sofa", "train", "tvmonitor"),
 )
 NUMBERS = {number: number for number in range(len(CLASSES))} | {VOID: VOID}
+SBD = Path("benchmark_RELEASE/dataset")
 LISTS = {"trainaug": ("trainaug.txt", "train_aug.txt")}
 TREE = """\
 ROOT/   (VOCdevkit/VOC2012)
   JPEGImages/*.jpg
   SegmentationClass/*.png               (palette; 0..20, 255 = void)
-  SegmentationClassAug/*.png            (of SBD, for trainaug)
-  ImageSets/Segmentation/train.txt  val.txt  trainval.txt  trainaug.txt or train_aug.txt
+  ImageSets/Segmentation/train.txt  val.txt  trainval.txt
+for trainaug, SBD as distributed:
+  benchmark_RELEASE/dataset/cls/*.mat  train.txt  val.txt
+or with its labels as images:
+  SegmentationClassAug/*.png  ImageSets/Segmentation/trainaug.txt or train_aug.txt
 """
 
 
@@ -37,6 +51,8 @@ def open_split(root: Path, split: str) -> Dataset:
     """
     check_split(SPEC, split)
     labels = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
+    if split == "trainaug" and not (root / labels).is_dir() and (root / SBD).is_dir():
+        return _dataset(_with_sbd(root))
     for folder in ("JPEGImages", labels):
         if not (root / folder).is_dir():
             raise wrong_tree(SPEC, root, folder)
@@ -45,8 +61,35 @@ def open_split(root: Path, split: str) -> Dataset:
     if names is None:
         raise wrong_tree(SPEC, root, f"ImageSets/Segmentation/{lists[0].name}")
     items = labelled_in(root / "JPEGImages", root / labels, read_names(names), NUMBERS)
-    colours = tuple(map(default_colour, range(len(CLASSES))))
-    return Dataset(SPEC.name, CLASSES, colours, items)
+    return _dataset(items)
+
+
+def _with_sbd(root: Path) -> list[Labelled]:
+    """VOC's own training images, and those of SBD that VOC does not validate with."""
+    lists = root / "ImageSets/Segmentation"
+    for path in (root / "JPEGImages", root / "SegmentationClass", lists / "train.txt"):
+        if not path.exists():
+            raise wrong_tree(SPEC, root, str(path.relative_to(root)))
+    own = set(read_names(lists / "train.txt"))
+    more = {name for one in ("train", "val") for name in read_names(root / SBD / f"{one}.txt")}
+    more -= own | set(read_names(lists / "val.txt"))
+    images, cls = root / "JPEGImages", root / SBD / "cls"
+    items = labelled_in(images, root / "SegmentationClass", own, NUMBERS)
+    items += labelled_in(images, cls, more, NUMBERS, ".mat", read_sbd)
+    return sorted(items, key=lambda item: item.name)
+
+
+def read_sbd(path: Path) -> Labels:
+    """(H, W) uint8 classes of a file of SBD.
+
+    Raises:
+        InputError: as ``read_matlab_labels``.
+    """
+    return read_matlab_labels(path, "GTcls", "Segmentation")
+
+
+def _dataset(items: list[Labelled]) -> Dataset:
+    return Dataset(SPEC.name, CLASSES, tuple(map(default_colour, range(len(CLASSES)))), items)
 
 
 SPEC = DatasetSpec(

@@ -168,6 +168,11 @@ def _without_suffix(name: str) -> str:
     return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether any part of a path is hidden, or the folder that archives of macOS leave."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
 def _files_below(folder: Path) -> dict[Path, list[Path]]:
     """Folder -> its image files, sorted, for ``folder`` and all below it, links included."""
     found: dict[Path, list[Path]] = {}
@@ -177,8 +182,11 @@ def _files_below(folder: Path) -> dict[Path, list[Path]]:
             folders.clear()
             continue
         seen.add(os.path.realpath(parent))
+        folders[:] = [name for name in folders if not is_hidden(Path(name))]
         found[Path(parent)] = sorted(
-            Path(parent) / name for name in names if name.lower().endswith(IMAGE_SUFFIXES)
+            Path(parent) / name
+            for name in names
+            if name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(Path(name))
         )
     return found
 

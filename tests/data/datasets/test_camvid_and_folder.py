@@ -72,6 +72,17 @@ def test_camvid_as_published(tmp_path) -> None:
     assert sum(map(len, camvid.ORIGINAL)) == len({c for g in camvid.ORIGINAL for c in g}) == 31
 
 
+def test_hidden_files_are_no_label_maps(tmp_path) -> None:
+    write(tmp_path / "train/images/a.png", photo(0))
+    write(tmp_path / "train/labels/a.png", LABELS)
+    for place in ("train/images", "train/labels", "train/labels/.cache"):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "._a.png").write_bytes(b"no image")
+    assert [item.name for item in open_dataset("camvid", tmp_path, "train")] == ["a"]
+    found = own.open_label_maps(tmp_path / "train/labels", "3", tmp_path / "train/images")
+    assert [item.name for item in found] == ["a"]
+
+
 def test_a_wrong_root_shows_the_right_one(tmp_path) -> None:
     for name in ("camvid", "folder"):
         with pytest.raises(InputError, match="expected:\nROOT/") as caught:

@@ -195,6 +195,20 @@ def test_a_tiny_tree_is_read(name, tmp_path) -> None:
     np.testing.assert_array_equal(again[0].read_labels(), labels)
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_what_archives_of_macos_leave_is_no_image(name, tmp_path) -> None:
+    """A file ._NAME beside each NAME, and all once more in __MACOSX."""
+    build, split, items, *_ = LAYOUTS[name]
+    build(tmp_path)
+    for path in [path for path in tmp_path.rglob("*.*") if path.suffix != ".txt"]:
+        for place in (path.parent, tmp_path / "__MACOSX" / path.parent.relative_to(tmp_path)):
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    data = open_dataset(name, tmp_path, split)
+    assert [item.name for item in data] == items
+    assert data[0].read_image().shape == (*SHAPE, 3)
+
+
 def test_every_data_set_has_a_layout_here() -> None:
     assert set(DATASETS) - set(LAYOUTS) == {"camvid", "folder"}  # in their own file
 

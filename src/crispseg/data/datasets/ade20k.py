@@ -18,6 +18,7 @@ from crispseg.data.datasets.base import (
     check_split,
     labelled_files,
     pairs_of,
+    visible,
     wrong_tree,
 )
 from crispseg.data.datasets.folder import default_colour
@@ -92,7 +93,7 @@ def open_full(root: Path, split: str) -> Dataset:
     if folder is None:
         raise wrong_tree(FULL, root, f"images/{FOLDERS[split]}")
     items = []
-    for image in sorted(folder.rglob("*.jpg")):
+    for image in visible(folder.rglob("*.jpg"), folder):
         labels = image.with_name(f"{image.stem}_seg.png")
         if not labels.is_file():
             raise InputError(f"{image} has no label map {labels.name} beside it")

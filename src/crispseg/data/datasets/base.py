@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from crispseg.data.pairs import is_hidden
 from crispseg.io.image import IMAGE_SUFFIXES, read_image
 from crispseg.io.labels import Labels, read_labels
 from crispseg.io.mask import MASK_SUFFIXES
@@ -171,7 +172,7 @@ def pairs_of(images: Path, labels: Path, suffix: str = "") -> list[tuple[str, Pa
     """
     found = find_by_name(labels)
     pairs = []
-    for path in sorted(images.iterdir()):
+    for path in visible(images.iterdir(), images):
         if path.suffix.lower() in SUFFIXES:
             if path.stem + suffix not in found:
                 raise InputError(f"{path} has no label map {labels / (path.stem + suffix)}.png")
@@ -190,13 +191,21 @@ def find_by_name(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"no such folder of label maps: {folder}")
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in visible(folder.rglob("*"), folder):
         if path.suffix.lower() in SUFFIXES:
             name = path.relative_to(folder).with_suffix("").as_posix()
             if name in found:
                 raise InputError(f"{folder} holds two label maps of {name!r}; keep one")
             found[name] = path
     return found
+
+
+def visible(paths: Iterable[Path], folder: Path) -> list[Path]:
+    """The paths below ``folder`` in order, without what archives of macOS leave beside files.
+
+    Those are ``._NAME`` and the folder ``__MACOSX``; other hidden files are passed over as well.
+    """
+    return sorted(path for path in paths if not is_hidden(path.relative_to(folder)))
 
 
 def wrong_tree(spec: DatasetSpec, root: Path, missing: str) -> InputError:

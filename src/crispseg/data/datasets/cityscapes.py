@@ -22,6 +22,7 @@ from crispseg.data.datasets.base import (
     Labelled,
     check_split,
     labelled_files,
+    visible,
     wrong_tree,
 )
 from crispseg.io.labels import Labels, read_labels
@@ -116,7 +117,7 @@ def _open(spec: DatasetSpec, kind: str, root: Path, split: str) -> Dataset:
         if not path.is_dir():
             raise wrong_tree(spec, root, str(path.relative_to(root)))
     items: list[Labelled] = []
-    for image in sorted(images.glob("*/*_leftImg8bit.png")):
+    for image in visible(images.glob("*/*_leftImg8bit.png"), images):
         name = image.stem.removesuffix("_leftImg8bit")
         start = labels / image.parent.name / f"{name}_{kind}"
         if not Path(f"{start}_labelIds.png").is_file():

@@ -17,6 +17,7 @@ from crispseg.data.datasets.base import (
     DatasetSpec,
     Labelled,
     check_split,
+    visible,
     wrong_tree,
 )
 from crispseg.data.datasets.listed import read_names
@@ -48,7 +49,7 @@ def open_split(root: Path, split: str) -> Dataset:
     """
     check_split(SPEC, split)
     folder, names = root / "train", root / f"{split}.txt"
-    found = sorted(path.stem.removesuffix("_sat") for path in folder.glob("*_sat.jpg"))
+    found = [p.stem.removesuffix("_sat") for p in visible(folder.glob("*_sat.jpg"), folder)]
     if not found:
         raise wrong_tree(SPEC, root, "train/*_sat.jpg")
     if split != "all":

@@ -18,6 +18,7 @@ from crispseg.data.datasets.base import (
     Labelled,
     check_split,
     recode,
+    visible,
     wrong_tree,
 )
 from crispseg.data.datasets.listed import read_names
@@ -46,7 +47,7 @@ def open_split(root: Path, split: str) -> Dataset:
     """
     check_split(SPEC, split)
     folder = root / "Train Imgs"
-    found = sorted(path.stem for path in folder.glob("*.jpg"))
+    found = [path.stem for path in visible(folder.glob("*.jpg"), folder)]
     if not found:
         raise wrong_tree(SPEC, root, "Train Imgs/*.jpg")
     if split != "all":

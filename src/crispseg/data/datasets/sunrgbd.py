@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crispseg.data.datasets.base import VOID, Dataset, DatasetSpec, check_split, wrong_tree
+from crispseg.data.datasets.base import VOID, Dataset, DatasetSpec, check_split, visible, wrong_tree
 from crispseg.data.datasets.folder import default_colour
 from crispseg.data.datasets.listed import labelled_in
 from crispseg.data.datasets.nyudv2 import CLASSES as NYU_CLASSES
@@ -33,7 +33,7 @@ def open_split(root: Path, split: str) -> Dataset:
     for path in (images, labels):
         if not path.is_dir():
             raise wrong_tree(SPEC, root, path.name)
-    names = sorted(path.stem for path in images.glob("img-*.jpg"))
+    names = [path.stem for path in visible(images.glob("img-*.jpg"), images)]
     if not names:
         raise wrong_tree(SPEC, root, f"img-*.jpg in {images.name}")
     items = labelled_in(images, labels, names, NUMBERS)

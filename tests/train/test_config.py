@@ -183,8 +183,8 @@ def test_the_documentation_has_every_key() -> None:
 
 # Number of classes, from the papers.
 CLASSES = {
-    **{"camvid": 11, "voc": 21, "ade20k": 150, "cityscapes": 19, "nyudv2": 40},
-    **{"pascal-context": 60, "sun-rgbd": 37, "person-part": 7},
+    **{"camvid": 11, "voc2012": 21, "ade20k": 150, "cityscapes": 19, "nyudv2": 40},
+    **{"pascal-context": 60, "sunrgbd": 37, "person-part": 7},
 }
 SEGMENTERS = [
     path for path in RECIPES if read_config(path).dataset and not read_config(path).segmenter
@@ -200,8 +200,13 @@ def test_every_segmentation_recipe_builds(path) -> None:
     if config.output_stride:
         module.set_output_stride(config.output_stride)
         assert module.trunk.output_stride == config.output_stride
-    spec = DATASETS.get(config.dataset)
-    if spec and spec.splits:
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_names_a_data_set_and_splits_that_it_has(path) -> None:
+    config = read_config(path)
+    if config.dataset:
+        spec = DATASETS[config.dataset]
         assert {config.train_split, config.validate_split} <= set(spec.splits)
 
 

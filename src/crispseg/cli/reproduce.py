@@ -45,7 +45,7 @@ def reproduce(
     chosen = tables[table]
     known = {name: local_file(spec) for name, spec in KNOWN.items()}
     lines = plan(chosen, data, weights, known)
-    measured = {line.name: _measure(line, chosen) for line in lines if line.command and not check}
+    measured = {line.name: _measure(line, chosen) for line in lines if line.runs and not check}
     if as_json:
         typer.echo(json.dumps(_report(chosen, lines, measured)))
     else:
@@ -62,7 +62,7 @@ def _measure(line: Line, table: Table) -> list[float | None]:
         command.main([*line.command, "--json", "--quiet"], standalone_mode=False)
     report = json.loads(out.getvalue())
     summary = report["summary"]
-    if "before" in report:
+    if table.kind == "labels":
         summary = {"before": report["before"]["summary"], "after": summary}
     return [figure(summary, column) for column in table.columns]
 

@@ -31,11 +31,13 @@ class Table:
         split: of it.
         columns: figures of a results.json, by their place in its summary.
         rows: line -> published figures, in percent, one for each column.
-        weights: line -> weights; of the others nobody published any.
+        weights: line -> name of the weights.
+        refinements: line -> name of the weights of MagNet's module.
+        without: line -> why no command measures it; of the lines that have no weights.
         folders: line -> folder under the data set's root ("refine": of images and masks; "labels":
             of the label maps that are refined).
         options: line -> more options of the command.
-        recipe: what trains the weights; "" if nothing of ours does.
+        recipe: what trains weights of this kind; "" if nothing of ours does.
         needs: why no command measures it.
     """
 
@@ -49,6 +51,8 @@ class Table:
     weights: Mapping[str, str] = field(default_factory=dict)
     folders: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    refinements: Mapping[str, str] = field(default_factory=dict)
+    without: Mapping[str, str] = field(default_factory=dict)
     recipe: str = ""
     needs: str = ""
 
@@ -60,7 +64,7 @@ class Line:
     Attributes:
         name: of the line.
         published: figures, in percent.
-        command: arguments of ``crispseg`` that measure it; empty if something is missing.
+        command: arguments of ``crispseg`` that measure it; empty if no command does.
         missing: what is, and where it comes from; empty if nothing.
     """
 
@@ -68,6 +72,11 @@ class Line:
     published: Sequence[float]
     command: tuple[str, ...]
     missing: tuple[str, ...]
+
+    @property
+    def runs(self) -> bool:
+        """Whether the command can run here."""
+        return bool(self.command) and not self.missing
 
 
 def load_tables() -> dict[str, Table]:
@@ -92,15 +101,22 @@ def plan(table: Table, data: Path, weights: Path, known: Mapping[str, Path | Non
         return [Line(name, figures, (), (table.needs,)) for name, figures in table.rows.items()]
     no_data = _missing_data(table, data)
     return [
-        _line(table, name, figures, data, weights, known, no_data)
+        Line(name, figures, (), (f"a command: {table.without[name]}",))
+        if name in table.without
+        else _line(table, name, data, weights, known, no_data)
         for name, figures in table.rows.items()
     ]
 
 
 def figure(summary: Mapping[str, Any], column: str) -> float | None:
-    """A figure of a summary in percent, by a column such as "after.mba_released"."""
+    """A figure of a summary in percent, by a column such as "after.mba_released".
+
+    Of a list, such as that of the classes, the one with the name: "classes.traffic sign.iou".
+    """
     value: Any = summary
     for key in column.split("."):
+        if isinstance(value, list):
+            value = {one["name"]: one for one in value}
         value = value[key]
     return None if value is None else 100 * float(value)
 
@@ -108,20 +124,14 @@ def figure(summary: Mapping[str, Any], column: str) -> float | None:
 def _line(
     table: Table,
     name: str,
-    figures: Sequence[float],
     data: Path,
     weights: Path,
     known: Mapping[str, Path | None],
     no_data: str,
 ) -> Line:
     missing = [no_data] if no_data else []
-    model, found = table.weights.get(name), None
-    if model is None:
-        recipe = f"; {table.recipe} trains one of its kind" if table.recipe else ""
-        missing.append(f"weights: nobody published any for this line{recipe}")
-    else:
-        found, problem = _find_weights(model, weights, known)
-        missing += [problem] if problem else []
+    model, problem = _find_weights(table.weights[name], weights, known, table.recipe)
+    missing += [problem] if problem else []
     root = data / table.dataset
     folder = root / table.folders.get(name, "")
     if name in table.folders and not folder.is_dir():
@@ -130,11 +140,15 @@ def _line(
     if table.kind == "refine":
         command = ["evaluate", str(folder), "--mode", "published"]
     if table.kind == "labels":
-        command += ["--predictions", str(folder), "--refiner", found or ""]
+        command += ["--predictions", str(folder), "--refiner", model]
     else:
-        command += ["--model", found or ""]
+        command += ["--model", model]
     command += table.options.get(name, ())
-    return Line(name, figures, () if missing else tuple(command), tuple(missing))
+    if name in table.refinements:
+        module, problem = _find_weights(table.refinements[name], weights, known, table.recipe)
+        command += ["--refinement", module]
+        missing += [problem] if problem else []
+    return Line(name, table.rows[name], tuple(command), tuple(missing))
 
 
 def _missing_folder(table: Table, folder: Path) -> str:
@@ -161,14 +175,16 @@ def _missing_data(table: Table, data: Path) -> str:
 
 
 def _find_weights(
-    model: str, folder: Path, known: Mapping[str, Path | None]
-) -> tuple[str | None, str]:
-    """What ``--model`` takes, or what is missing."""
+    model: str, folder: Path, known: Mapping[str, Path | None], recipe: str
+) -> tuple[str, str]:
+    """What ``--model`` takes, or will take; and what is missing, if anything is."""
     for suffix in SUFFIXES:
         if (folder / f"{model}{suffix}").is_file():
             return str(folder / f"{model}{suffix}"), ""
     if model in known:
-        if known[model]:
-            return model, ""
-        return None, f"weights: crispseg models download {model}"
-    return None, f"weights: {folder / model}.safetensors, which recipes/{model}.toml trains"
+        return model, "" if known[model] else f"weights: crispseg models download {model}"
+    path = folder / f"{model}.safetensors"
+    if not recipe:
+        return str(path), f"weights: {path}"
+    trains = "trains" if Path(recipe).stem == model else "trains one of its kind"
+    return str(path), f"weights: {path}, which nobody published; {recipe} {trains}"

@@ -23,6 +23,10 @@ class InputError(CrispsegError, ValueError):
     """What the caller gave cannot be used; the message says what is wrong and what to do."""
 
 
+class TreeError(InputError):
+    """A folder that does not look as it must; the message shows how, a line for each place."""
+
+
 class Size(NamedTuple):
     """Height and width in pixels, in this order everywhere."""
 

@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score
 
 from crispseg.cli import main as cli
+from crispseg.data.datasets import DATASETS
 from crispseg.evaluation.page import render_page
 from crispseg.evaluation.thumbnails import choose_rows
 
@@ -269,6 +270,15 @@ def test_bad_input_is_one_line(arguments, message, work, capsys) -> None:
     assert tree or err.count("\n") == 1
     assert message in err
     assert sorted(work.rglob("*")) == before  # nothing half-written
+
+
+def test_a_wrong_root_shows_the_tree_line_by_line(work, capsys) -> None:
+    arguments = ["--dataset", "camvid", "--root", "nothing", "--predictions", "good"]
+    assert cli.run(["evaluate", *arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("error: nothing is not CamVid: there is no val/images")
+    assert lines[1:-1] == DATASETS["camvid"].tree.splitlines()
+    assert lines[-1].startswith("get it from ")
 
 
 def spoil(work: Path) -> None:

@@ -23,7 +23,7 @@ from crispseg.cli.refine import refine
 from crispseg.cli.reproduce import reproduce
 from crispseg.cli.segment import segment
 from crispseg.cli.train import train
-from crispseg.types import CrispsegError
+from crispseg.types import CrispsegError, TreeError
 
 # What CUDA and MPS, and what torch's CPU allocator say; both raise a bare RuntimeError.
 OUT_OF_MEMORY = ("out of memory", "defaultcpuallocator")
@@ -82,7 +82,7 @@ def run(arguments: list[str]) -> int:
     except TyperException as error:
         return _fail(error.format_message(), EXIT_INPUT)
     except CrispsegError as error:
-        return _fail(str(error), EXIT_INPUT)
+        return _fail(str(error), EXIT_INPUT, in_lines=isinstance(error, TreeError))
     except SystemExit as stop:
         if stop.code != 1:  # 1 is what Typer makes of a closed pipe, and of nothing else
             raise
@@ -101,10 +101,10 @@ def _unexpected(error: Exception) -> int:
     )
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(message: str, code: int, *, in_lines: bool = False) -> int:
     if os.environ.get("CRISPSEG_TRACEBACK") and sys.exc_info()[0]:
         traceback.print_exc()
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    print("error:", message if in_lines else " ".join(message.split()), file=sys.stderr)
     return code
 
 

@@ -13,7 +13,7 @@ from crispseg.data.pairs import is_hidden
 from crispseg.io.image import IMAGE_SUFFIXES, read_image
 from crispseg.io.labels import Labels, read_labels
 from crispseg.io.mask import MASK_SUFFIXES
-from crispseg.types import Image, InputError
+from crispseg.types import Image, InputError, TreeError
 
 VOID = 255
 SUFFIXES = frozenset((*IMAGE_SUFFIXES, *MASK_SUFFIXES))
@@ -208,9 +208,9 @@ def visible(paths: Iterable[Path], folder: Path) -> list[Path]:
     return sorted(path for path in paths if not is_hidden(path.relative_to(folder)))
 
 
-def wrong_tree(spec: DatasetSpec, root: Path, missing: str) -> InputError:
+def wrong_tree(spec: DatasetSpec, root: Path, missing: str) -> TreeError:
     """The error for a root that does not look as it must; shows how it must look."""
-    return InputError(
+    return TreeError(
         f"{root} is not {spec.title}: there is no {missing}; expected:\n{spec.tree.rstrip()}\n"
         f"get it from {spec.where}"
     )

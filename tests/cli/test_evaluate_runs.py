@@ -187,6 +187,18 @@ def test_label_maps_are_measured_before_and_after(
     assert "before   after   change" in capsys.readouterr().out
 
 
+def test_a_missing_prediction_is_told_before_long_work(work, monkeypatch, capsys) -> None:
+    seen = Truth()
+    monkeypatch.setattr(crispseg.methods, "load_label_refiner", lambda *_, **__: seen)
+    Path("given/d.png").unlink()
+    command = [*DATA, "--predictions", "given", "--method", "guided"]
+    assert cli.run(command) == 2
+    assert "given has no label map named d.png" in capsys.readouterr().err
+    assert seen.calls == 0
+    assert cli.run([*command, "--limit", "3"]) == 0
+    assert seen.calls == 3
+
+
 def test_a_method_without_weights_runs_on_label_maps_and_masks(work, capsys) -> None:
     assert cli.run([*DATA, "--predictions", "given", "--method", "guided"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -106,6 +106,8 @@ class LabelTask:
         if self.refines and not dataset.has_images:
             raise InputError("refining needs the images as well; give their folder as IMAGES")
         source = self._source(dataset)
+        for item in dataset.items[:limit]:
+            source.files(item)  # before long work
         made = self.refines or not self.predictions
         store = self._store(output, dataset, quiet=quiet) if output and made else None
         taken = [item for item in dataset.items[:limit] if store and store.has(item, source)]

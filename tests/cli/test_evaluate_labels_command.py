@@ -111,6 +111,39 @@ def test_predictions_may_be_void_where_the_truth_is(work, capsys) -> None:
     assert "the prediction holds label 255" in capsys.readouterr().err
 
 
+def test_predictions_are_found_by_the_names_of_the_images(tmp_path, capsys) -> None:
+    """Cityscapes' label maps are named unlike its images; predictions lie in a folder a city."""
+    name = "bonn_000000_000019"
+    for kind, ending, label in (
+        ("root/leftImg8bit/val", "leftImg8bit", 0),
+        ("root/gtFine/val", "gtFine_labelIds", 7),
+        ("predictions", "leftImg8bit", 0),
+    ):
+        (tmp_path / kind / "bonn").mkdir(parents=True)
+        pixels = np.full((4, 5), label, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / kind / f"bonn/{name}_{ending}.png")
+    place = ["--dataset", "cityscapes", "--root", str(tmp_path / "root"), "--quiet", "--json"]
+    command = ["evaluate", *place, "--predictions", str(tmp_path / "predictions")]
+    assert cli.run(command) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["mean_iou"] == 1
+    Image.fromarray(pixels + 3).save(tmp_path / f"predictions/{name}.png")
+    assert cli.run(command) == 0  # its own name goes before
+    assert json.loads(capsys.readouterr().out)["summary"]["mean_iou"] == 0
+    (tmp_path / f"predictions/{name}.png").rename(tmp_path / f"predictions/bonn/{name}.png")
+    assert cli.run(command) == 2
+    assert f"both named like {name}; keep one" in capsys.readouterr().err
+
+
+def test_names_with_folders_are_taken_as_they_are(tmp_path, capsys) -> None:
+    for kind in ("truth", "predictions"):
+        for name in ("abacus/1", "wheel/1")[: 2 if kind == "truth" else 1]:
+            (tmp_path / kind / name).parent.mkdir(parents=True)
+            Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / kind / f"{name}.png")
+    place = ["--labels", str(tmp_path / "truth"), "--predictions", str(tmp_path / "predictions")]
+    assert cli.run(["evaluate", *place, "--classes", "2", "--quiet"]) == 2
+    assert "has no label map named wheel/1.png" in capsys.readouterr().err
+
+
 def test_results_tables_and_comparison(work, capsys) -> None:
     assert measure("-o", "one", predictions="bad") == 0
     assert measure("-o", "two", "--latex", "t.tex", "--also", "worse & old=one", "--title",

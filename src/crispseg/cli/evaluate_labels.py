@@ -231,15 +231,9 @@ def from_folder(
     Raises:
         InputError: no such folder, or, when called, no or two files for an image.
     """
-    from crispseg.data.datasets.base import find_by_name  # noqa: PLC0415
     from crispseg.io.labels import read_labels  # noqa: PLC0415
 
-    files = find_by_name(folder)
-
-    def file_of(item: Labelled) -> dict[str, Path]:
-        if item.name not in files:
-            raise InputError(f"{folder} has no label map named {item.name}.png")
-        return {"prediction": files[item.name]}
+    file_of = _finder(folder, dataset)
 
     def predict(item: Labelled) -> NDArray[Any]:
         path = file_of(item)["prediction"]
@@ -254,6 +248,34 @@ def from_folder(
         return labels  # void may stay where the truth is void as well
 
     return predict, file_of
+
+
+def _finder(folder: Path, dataset: Dataset) -> Callable[[Labelled], dict[str, Path]]:
+    """What gives an image's label map in a folder.
+
+    It is named as ``Labelled`` has it (``frankfurt_000000_000294``) or as the image's file
+    (``frankfurt_000000_000294_leftImg8bit``), and may lie below the folder, as a city's do. Where
+    names have folders in them (FSS-1000's ``abacus/1``), only those count.
+    """
+    from crispseg.data.datasets.base import find_by_name  # noqa: PLC0415
+
+    files = find_by_name(folder)
+    flat = not any("/" in item.name for item in dataset)
+    below: dict[str, list[Path]] = {}
+    for name, path in files.items() if flat else ():
+        below.setdefault(name.rpartition("/")[2], []).append(path)
+
+    def file_of(item: Labelled) -> dict[str, Path]:
+        names = [item.name, item.image.stem] if item.image and flat else [item.name]
+        found = [files[name] for name in names if name in files][:1]
+        found = found or [path for name in dict.fromkeys(names) for path in below.get(name, [])]
+        if len(found) > 1:
+            raise InputError(f"{found[0]} and {found[1]} are both named like {item.name}; keep one")
+        if not found:
+            raise InputError(f"{folder} has no label map named {item.name}.png")
+        return {"prediction": found[0]}
+
+    return file_of
 
 
 def _segmenter(

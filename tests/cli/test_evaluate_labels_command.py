@@ -158,11 +158,15 @@ def test_results_tables_and_comparison(work, capsys) -> None:
     assert [float(r["mean_iou"]) for r in rows] == [r["mean_iou"] for r in results["rows"]]
     capsys.readouterr()
     assert cli.run(["evaluate", "two/results.json", "--against", "one", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["comparison"]["mean_iou"]
+    comparison = json.loads(capsys.readouterr().out)["comparison"]
     one = json.loads(Path("one/results.json").read_text(encoding="utf-8"))
-    assert found["first"] == pytest.approx(one["summary"]["mean_iou"], abs=1e-12)
-    assert found["second"] == pytest.approx(results["summary"]["mean_iou"], abs=1e-12)
-    assert found["low"] <= found["second"] - found["first"] <= found["high"]
+    assert {"mean_iou", "pixel_accuracy", "mean_accuracy", "iou_of_all_pixels", "image_iou",
+            "mba_released", "mba_paper"} == comparison.keys()  # fmt: skip
+    for key, found in comparison.items():
+        assert found["first"] == pytest.approx(one["summary"][key], abs=1e-12)
+        assert found["second"] == pytest.approx(results["summary"][key], abs=1e-12)
+        assert found["low"] <= found["second"] - found["first"] <= found["high"]
+    found = comparison["mean_iou"]
     assert found["p_value"] == 2 / 16  # all four images are better: 2 of 16 ways are as extreme
     assert cli.run(["evaluate", "two/results.json", "--against", "one"]) == 0
     assert "95 % interval" in capsys.readouterr().out

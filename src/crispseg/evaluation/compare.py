@@ -167,11 +167,14 @@ def parts_of(
         found["iou_of_all_pixels"] = _ratio(scores, "intersection", "union")
         return found
     classes = len(report["classes"])
-    share, whole = np.zeros((2, len(rows), classes))
+    share, whole, true = np.zeros((3, len(rows), classes))
     for number, row in enumerate(rows):
-        for label, (inter, union, _) in row["counts"].items():
-            share[number, int(label)], whole[number, int(label)] = inter, union
+        for label, counts in row["counts"].items():
+            share[number, int(label)], whole[number, int(label)], true[number, int(label)] = counts
     found = {"mean_iou": Parts(share, whole), "pixel_accuracy": _ratio(rows, "right", "pixels")}
+    found["mean_accuracy"] = Parts(share, true)
+    every = (values.sum(axis=1, keepdims=True) for values in (share, whole))
+    found["iou_of_all_pixels"] = Parts(*every)
     found["image_iou"] = _means([row["mean_iou"] for row in rows])
     for key in ("mba_released", "mba_paper"):
         found[key] = _means([row[key] for row in rows])

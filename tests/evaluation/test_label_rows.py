@@ -12,6 +12,7 @@ from crispseg.data.datasets.base import Dataset
 from crispseg.evaluation.labels import (
     LabelSums,
     group_numbers,
+    label_report,
     mean_of,
     score_labels,
     summarise_labels,
@@ -54,6 +55,24 @@ def test_all_void_is_no_number_in_json() -> None:
     summary = summarise_labels(sums.scores(), dataset)
     for figure in ("mean_iou", "iou_of_all_pixels", "image_iou", "pixel_accuracy", "mba_paper"):
         assert summary[figure] is None
+
+
+def test_the_confusion_matrix_of_very_many_classes_is_written_as_pairs() -> None:
+    for classes in (255, 3688):
+        names = tuple(f"object {number}" for number in range(classes))
+        dataset = Dataset("x", names, ((0, 0, 0),) * classes, [], ignore_index=65535)
+        sums = LabelSums(dataset, None)
+        prediction = np.array([[0, 7, 7], [254, 7, 3]], np.uint16)
+        truth = np.array([[0, 7, 9], [254, 7, 65535]], np.uint16)
+        sums.add("a", prediction, truth, None, 0.0)
+        report = label_report(sums.scores(), dataset, {}, {})
+        pairs = [[0, 0, 1], [7, 7, 2], [9, 7, 1], [254, 254, 1]]
+        if classes > 255:
+            assert report["confusion_pairs"] == pairs
+            assert "confusion" not in report
+        else:
+            assert np.sum(report["confusion"]) == 5
+            assert all(report["confusion"][true][given] == count for true, given, count in pairs)
 
 
 def test_errors_name_the_image() -> None:

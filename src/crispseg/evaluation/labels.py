@@ -20,6 +20,7 @@ from crispseg.metrics.instances import InstanceCounts, group_classes
 from crispseg.types import InputError
 
 Labels = NDArray[Any]
+MOST_CLASSES = 255  # of which the confusion matrix is written as a whole
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -270,8 +271,9 @@ def label_report(
 
     Returns:
         kind "labels"; inputs; settings; dataset; classes; summary: see ``summarise_labels``; rows:
-        see ``LabelRow``; confusion: rows are true classes; before: summary and rows before
-        refinement, if there was any.
+        see ``LabelRow``; confusion: rows are true classes, or, of more than 255 classes,
+        confusion_pairs: true class, predicted class and pixels of what is not 0; before: summary
+        and rows before refinement, if there was any.
     """
     first: dict[str, Any] = {}
     if before:
@@ -286,6 +288,14 @@ def label_report(
         "ignore_index": dataset.ignore_index,
         "summary": summarise_labels(scores, dataset),
         "rows": [row.as_json() for row in scores.rows],
-        "confusion": scores.matrix.counts.tolist(),
+        **_confusion(scores.matrix),
         **first,
     }
+
+
+def _confusion(matrix: ConfusionMatrix) -> dict[str, Any]:
+    """The matrix; of very many classes only what is not 0, else it is most of results.json."""
+    if matrix.num_classes <= MOST_CLASSES:
+        return {"confusion": matrix.counts.tolist()}
+    places = matrix.counts.nonzero()
+    return {"confusion_pairs": np.stack([*places, matrix.counts[places]], axis=1).tolist()}

@@ -23,7 +23,7 @@ TREE = """\
 ROOT/
   classes.txt                  (a class a line: name, or name and its colour: road 128 64 128)
   SPLIT/images/*.jpg or *.png  SPLIT/labels/*.png   (same stems; 0, 1, ... and 255 = void)
-or without splits:
+or without splits ("all"):
 ROOT/
   classes.txt  images/  labels/
 """

@@ -169,18 +169,22 @@ def sum_of(matrices: Sequence[ConfusionMatrix]) -> ConfusionMatrix:
 
 def _run_ends(prediction: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.intp] | None:
     """The last pixel of each run of equal pairs; None if the runs are too short to be of use."""
-    flags = np.empty(-(-truth.size // WORD_BYTES) * WORD_BYTES, np.bool_)
-    flags[truth.size - 1 :] = False
+    flags = np.empty(-(-truth.size // WORD_BYTES) * WORD_BYTES, np.uint8)
+    flags[truth.size - 1 :] = 0
     last = flags[: truth.size - 1]
-    np.not_equal(truth[1:], truth[:-1], out=last)
-    last |= prediction[1:] != prediction[:-1]
-    flags[truth.size - 1] = True
+    if prediction.dtype == np.uint8 == truth.dtype:  # in less than half the time of comparisons
+        np.bitwise_xor(truth[1:], truth[:-1], out=last)
+        last |= prediction[1:] ^ prediction[:-1]
+    else:
+        np.not_equal(truth[1:], truth[:-1], out=last.view(np.bool_))
+        last |= prediction[1:] != prediction[:-1]
+    flags[truth.size - 1] = 1
     words = flags.view(np.uint64)  # most are empty: flags are looked for in the others only
     some = words != 0
     if np.count_nonzero(some) > MOST_WORDS * some.size:
         return None
     used = some.nonzero()[0]
-    places = words.take(used).view(np.bool_).nonzero()[0]
+    places = (words.take(used).view(np.uint8) != 0).nonzero()[0]
     ends: NDArray[np.intp] = (used << 3).take(places >> 3)
     ends += places & 7
     return ends

@@ -186,6 +186,39 @@ def test_magnets_lines_run_where_their_weights_are(tmp_path, capsys) -> None:
     assert rows["PointRend"]["missing"] == ["a command: not a network of crispseg's"]
 
 
+def test_a_line_that_fails_leaves_the_others(tmp_path, capsys) -> None:
+    torch.manual_seed(0)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for name, classes in (("ade20k-pspnet-resnet50", 3), ("ade20k-pspnet-resnet101", 150)):
+        save_weights(
+            folder / f"{name}.safetensors",
+            build_segmentation("fcn-lite", classes),
+            architecture="fcn-lite",
+            mean=(0.5,) * 3,
+            std=(0.5,) * 3,
+            metadata={
+                "num_classes": str(classes),
+                "class_names": json.dumps(list(map(str, range(classes)))),
+            },
+        )
+    for kind, suffix in (("images", "jpg"), ("annotations", "png")):
+        (tmp_path / f"data/ade20k/{kind}/validation").mkdir(parents=True)
+        pixels = np.ones((40, 50, 3) if kind == "images" else (40, 50), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"data/ade20k/{kind}/validation/a.{suffix}")
+    command = ["--data", str(tmp_path / "data"), "--weights", str(folder)]
+    assert cli.run(["reproduce", "pspnet-3", *command, "--json"]) == 2
+    found = capsys.readouterr()
+    rows = {row["name"]: row for row in json.loads(found.out)["rows"]}
+    assert rows["PSPNet(50)"]["error"].endswith("knows 3 classes, ade20k has 150")
+    assert rows["PSPNet(50)"]["measured"] is None
+    assert rows["PSPNet(101)"]["error"] is None
+    assert len(rows["PSPNet(101)"]["measured"]) == 2
+    assert "2 of 8 lines could not be measured" in found.err
+    assert cli.run(["reproduce", "pspnet-3", *command]) == 2
+    assert "  failed: " in capsys.readouterr().out
+
+
 def test_scenes_are_measured_before_and_after(tmp_path, capsys) -> None:
     torch.manual_seed(0)
     weights = tmp_path / "weights/cascadepsp-resnet50.safetensors"

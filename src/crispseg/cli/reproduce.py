@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crispseg.cli.options import AsJson
-from crispseg.types import InputError
+from crispseg.types import CrispsegError, InputError
 
 if TYPE_CHECKING:
     from crispseg.evaluation.papers import Line, Table
+
+Figures = list[float | None]
 
 
 def reproduce(
@@ -45,14 +47,23 @@ def reproduce(
     chosen = tables[table]
     known = {name: local_file(spec) for name, spec in KNOWN.items()}
     lines = plan(chosen, data, weights, known)
-    measured = {line.name: _measure(line, chosen) for line in lines if line.runs and not check}
+    measured: dict[str, Figures] = {}
+    failed: dict[str, str] = {}
+    for line in lines:
+        if line.runs and not check:
+            try:
+                measured[line.name] = _measure(line, chosen)
+            except CrispsegError as error:  # the other lines can still be measured
+                failed[line.name] = " ".join(str(error).split())
     if as_json:
-        typer.echo(json.dumps(_report(chosen, lines, measured)))
+        typer.echo(json.dumps(_report(chosen, lines, measured, failed)))
     else:
-        typer.echo("\n".join(_text(chosen, lines, measured)))
+        typer.echo("\n".join(_text(chosen, lines, measured, failed)))
+    if failed:
+        raise InputError(f"{len(failed)} of {len(lines)} lines could not be measured")
 
 
-def _measure(line: Line, table: Table) -> list[float | None]:
+def _measure(line: Line, table: Table) -> Figures:
     from crispseg.cli.main import app  # noqa: PLC0415
     from crispseg.evaluation.papers import figure  # noqa: PLC0415
 
@@ -68,7 +79,7 @@ def _measure(line: Line, table: Table) -> list[float | None]:
 
 
 def _report(
-    table: Table, lines: list[Line], measured: dict[str, list[float | None]]
+    table: Table, lines: list[Line], measured: dict[str, Figures], failed: dict[str, str]
 ) -> dict[str, Any]:
     rows = [
         {
@@ -77,6 +88,7 @@ def _report(
             "measured": measured.get(line.name),
             "command": shlex.join(["crispseg", *line.command]) if line.command else None,
             "missing": list(line.missing),
+            "error": failed.get(line.name),
         }
         for line in lines
     ]
@@ -89,7 +101,9 @@ def _report(
     }
 
 
-def _text(table: Table, lines: list[Line], measured: dict[str, list[float | None]]) -> list[str]:
+def _text(
+    table: Table, lines: list[Line], measured: dict[str, Figures], failed: dict[str, str]
+) -> list[str]:
     out = [f"{table.name}: {table.title}", f"in %: {', '.join(table.columns)}"]
     reasons: dict[str, list[str]] = {}
     for line in lines:
@@ -100,6 +114,8 @@ def _text(table: Table, lines: list[Line], measured: dict[str, list[float | None
             out.append("  measured " + "  ".join("-" if v is None else f"{v:.2f}" for v in found))
         if line.command:
             out.append("  " + shlex.join(["crispseg", *line.command]))
+        if line.name in failed:
+            out.append(f"  failed: {failed[line.name]}")
         for reason in line.missing:
             reasons.setdefault(reason, []).append(line.name)
     for reason, names in reasons.items():

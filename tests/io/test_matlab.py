@@ -49,6 +49,13 @@ def test_structures_cells_and_text(compressed, tmp_path) -> None:
     np.testing.assert_array_equal(found["people"][0]["mask"], np.ones((2, 2)))
 
 
+def test_fields_that_are_not_wanted_are_not_read(tmp_path) -> None:
+    content = {"names": np.array(["a", "bc"], object), "large": np.ones((50, 60))}
+    savemat(tmp_path / "a.mat", {"index": content})
+    found = read_matlab(tmp_path / "a.mat", fields=["names"])["index"]
+    assert found == [{"names": ["a", "bc"], "large": None}]
+
+
 def test_the_other_order_of_bytes(tmp_path) -> None:
     """By hand, from the description of the format: a 1x2 uint16 array called x, big-endian."""
     array = struct.pack(">IIII", 6, 8, 11, 0) + struct.pack(">IIii", 5, 8, 1, 2)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Collection
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,11 +33,12 @@ NUMBERS = {8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 1
 }
 
 
-def read_matlab(path: StrPath) -> dict[str, Any]:
+def read_matlab(path: StrPath, fields: Collection[str] | None = None) -> dict[str, Any]:
     """The variables of a .mat file.
 
     Args:
         path: written by MATLAB 5 to 7.2, or by a later one with ``-v7``; compressed or not.
+        fields: of structures, those that are wanted; others are None, and cost nothing.
 
     Returns:
         Name -> value: numbers as (...) arrays in the shape MATLAB has; text as str; a cell array
@@ -60,7 +63,7 @@ def read_matlab(path: StrPath) -> dict[str, Any]:
         for element in _elements(memoryview(data)[HEADER:], order):
             kind, content = _inflated(element, order)
             if kind == MATRIX:
-                name, value = _array(content, order)
+                name, value = _array(content, order, fields)
                 found[name] = value
     except (ValueError, IndexError, KeyError, struct.error, zlib.error, UnicodeDecodeError):
         raise InputError(f"{path} is damaged, or holds what only MATLAB can read") from None
@@ -115,18 +118,24 @@ def _inflated(element: tuple[int, memoryview], order: Order) -> tuple[int, memor
     return _elements(memoryview(zlib.decompress(content)), order)[0]
 
 
-def _array(content: memoryview, order: Order) -> tuple[str, Any]:
+def _array(
+    content: memoryview, order: Order, fields: Collection[str] | None = None
+) -> tuple[str, Any]:
     """Name and value of an array."""
     if not content:
         return "", np.zeros((0, 0))
     flags, dimensions, name, *parts = _elements(content, order)
     kind = struct.unpack_from(f"{order}I", flags[1])[0] & 0xFF
     shape = tuple(int(n) for n in _numbers(dimensions, order))
-    return bytes(name[1]).decode("ascii"), _value(kind, shape, parts, order)
+    return bytes(name[1]).decode("ascii"), _value(kind, shape, parts, order, fields)
 
 
 def _value(
-    kind: int, shape: tuple[int, ...], parts: list[tuple[int, memoryview]], order: Order
+    kind: int,
+    shape: tuple[int, ...],
+    parts: list[tuple[int, memoryview]],
+    order: Order,
+    wanted: Collection[str] | None,
 ) -> Any:
     if kind in NUMBERS:
         return _numbers(parts[0], order).astype(NUMBERS[kind]).reshape(shape, order="F")
@@ -142,9 +151,12 @@ def _value(
     joined = bytes(parts[1][1])
     names = [joined[i : i + length].split(b"\0")[0] for i in range(0, len(joined), length)]
     fields = [name.decode("ascii") for name in names]
-    values = [_array(content, order)[1] for _, content in parts[2:]]
-    if len(values) != math.prod(shape) * len(fields):
+    if len(parts) - 2 != math.prod(shape) * len(fields):
         raise ValueError("cut short")
+    values = [
+        _array(content, order, wanted)[1] if wanted is None or field in wanted else None
+        for (_, content), field in zip(parts[2:], cycle(fields), strict=False)
+    ]
     starts = range(0, len(values), max(len(fields), 1))
     return [dict(zip(fields, values[i : i + len(fields)], strict=True)) for i in starts]
 

@@ -360,6 +360,19 @@ def test_the_full_ade20k_names_its_objects(tmp_path) -> None:
     names(tmp_path / "objects.txt", "abacus", "abbey")
     data = open_dataset("ade20k-full", tmp_path, "val")
     assert data.class_names[:3] == ("abacus", "abbey", "object 3")
+    # as released in 2021: a table with a header, which says nothing of the objects' numbers
+    names(tmp_path / "objects.txt", "WordNet\t ADE names ", "wall\twall")
+    assert open_dataset("ade20k-full", tmp_path, "val").class_names[0] == "object 1"
+    found = np.empty((1, 3), object)
+    found[0] = ["-", " ", "abandoned, forsaken"]
+    index = {"objectnames": found, "objectPresence": csc_matrix(np.eye(3))}
+    savemat(tmp_path / "index_ade20k.mat", {"index": index}, do_compression=True)
+    data = open_dataset("ade20k-full", tmp_path, "val")
+    assert data.class_names[:4] == ("-", "object 2", "abandoned, forsaken", "object 4")
+    assert len(data.class_names) == 3688
+    savemat(tmp_path / "index_ade20k.mat", {"index": np.zeros(3)})
+    with pytest.raises(InputError, match=r"holds no index\.objectnames"):
+        open_dataset("ade20k-full", tmp_path, "val")
 
 
 def test_they_are_listed_with_licence_and_place(capsys) -> None:

@@ -6,6 +6,7 @@ Zhou et al., "Scene parsing through ADE20K", CVPR 2017; 20,210 images to train, 
 from __future__ import annotations
 
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from crispseg.data.datasets.base import (
 from crispseg.data.datasets.folder import default_colour
 from crispseg.io.image import read_image
 from crispseg.io.labels import Labels
+from crispseg.io.matlab import read_matlab
 from crispseg.types import InputError
 
 CLASSES = (
@@ -50,6 +52,7 @@ CLASSES = (
 NUMBERS = {0: VOID, VOID: VOID} | {number + 1: number for number in range(len(CLASSES))}
 FOLDERS = {"train": "training", "val": "validation"}
 OBJECTS, FULL_VOID = 3688, 65535
+INDEX = "index_ade20k.mat"
 TREE = """\
 ROOT/   (ADEChallengeData2016)
   images/training/*.jpg    annotations/training/*.png     (0 = other, 1..150)
@@ -59,7 +62,8 @@ FULL_TREE = """\
 ROOT/   (ADE20K_2016_07_26, or ADE20K_2021_17_01)
   images/training/a/abbey/*.jpg    images/training/a/abbey/*_seg.png
   images/validation/...            (2021: images/ADE/training/..., images/ADE/validation/...)
-  objects.txt                      (2021: a name a line; without, objects have numbers)
+  index_ade20k.mat                 (names of the objects; else objects.txt of your own, a name a
+                                    line; without, objects have numbers)
 """
 
 
@@ -120,11 +124,19 @@ def read_objects(path: Path) -> Labels:
 
 
 def _object_names(root: Path) -> tuple[str, ...]:
-    names = tuple(f"object {number + 1}" for number in range(OBJECTS))
-    if not (root / "objects.txt").is_file():
-        return names
-    lines = (root / "objects.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-    return (*lines[:OBJECTS], *names[len(lines) :])
+    """By number; the release of 2021 has a table in ``objects.txt``, in an order of its own."""
+    lines: list[str] = []
+    if (root / INDEX).is_file():
+        index = read_matlab(root / INDEX, fields=["objectnames"]).get("index")
+        found = index[0].get("objectnames") if isinstance(index, list) and index else None
+        if not isinstance(found, list):
+            raise InputError(f"{root / INDEX} holds no index.objectnames")
+        lines = [name.strip() if isinstance(name, str) else "" for name in found]
+    elif (root / "objects.txt").is_file():
+        text = (root / "objects.txt").read_text(encoding="utf-8", errors="replace")
+        lines = [] if "\t" in text else text.splitlines()
+    numbers = (f"object {number + 1}" for number in range(OBJECTS))
+    return tuple(line or number for line, number in zip_longest(lines[:OBJECTS], numbers))
 
 
 SPEC = DatasetSpec(

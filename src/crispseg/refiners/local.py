@@ -57,9 +57,9 @@ def undecided(given: Array, final: Array) -> Flags:
     """What is too thin for a magnification to decide whether it is there.
 
     An object of one or two pixels, or a gap, looks like noise: a network takes it away, and no
-    later step could know that it was ever there. So what is narrower than ``THIN_PX`` may be moved and
-    reshaped here, but not lost: where nothing like it is left within ``REACH_PX``, the given mask
-    stays, for the next magnification to decide.
+    later step could know that it was ever there. So what is narrower than ``THIN_PX`` may be moved
+    and reshaped here, but not lost: where nothing like it is left within ``REACH_PX``, the given
+    mask stays, for the next magnification to decide.
 
     Args:
         given: (h, w) share of each pixel that the caller's mask covers.

@@ -30,9 +30,10 @@ from crispseg.io.store import StripStore
 from crispseg.io.windows import CroppedImage, Flags, ImageSource
 from crispseg.large_rows import FlatParts, Known, Rows, Tally, WholeRows
 from crispseg.refiners.base import Progress, Refinement
-from crispseg.refiners.cascade import CascadeRefiner, check_roi, context_of
+from crispseg.refiners.cascade import CascadeRefiner
 from crispseg.refiners.guard import Kept, shifted
 from crispseg.refiners.guard_stream import Evidence, StreamedGuard
+from crispseg.refiners.roi import check_roi, context_of
 from crispseg.refiners.stream import (
     Scene,
     StreamedCascade,

@@ -164,6 +164,29 @@ def test_small_images_are_enlarged(radius: int, runs: int, seen: int) -> None:
     np.testing.assert_allclose(result.mask, mask, atol=2e-6)
 
 
+def test_edges_of_medium_images_get_a_second_look_at_twice_the_size() -> None:
+    """Around the object only, in tiles if that is too much for one."""
+    seen: list[tuple[int, int]] = []
+
+    def bright(image: Tensor, seg: Tensor) -> Tensor:
+        seen.append((image.shape[-2], image.shape[-1]))
+        return (image[:, :1] > 0).float()
+
+    truth, coarse = disc(480, 854, 95, 200, 300), disc(480, 854, 95, 206, 295)
+    image = np.where(truth, 255, 0).astype(np.uint8)[:, :, None].repeat(3, axis=2)
+    result = refiner(bright).run(image, coarse)
+    assert seen == [(480, 856), (592, 592)]  # padded to eights
+    assert result.tiles_run[0] == Box(0, 0, 480, 854)
+    assert result.tiles_run[1].size == (294, 293)  # the object and a quarter of it on every side
+    assert result.tiles_planned == result.network_runs == 2
+    assert ((result.mask > 0.5) != truth).sum() <= 0.02 * truth.sum()
+
+    wide = np.zeros((480, 854), bool)
+    wide[30:450, 30:820] = True
+    assert refiner().run(photo(480, 854), wide).network_runs == 4
+    np.testing.assert_array_equal(refiner().refine(photo(480, 854), wide) > 0.5, wide)
+
+
 def test_an_enlarged_image_places_edges_where_they_are() -> None:
     def bright(image: Tensor, seg: Tensor) -> Tensor:
         return (image[:, :1] > 0).float()

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crispseg.refiners.local import HALO_PX, REACH_PX, THIN_PX, Coarse, spread, undecided
+from crispseg.refiners.local import (
+    HALO_PX,
+    REACH_PX,
+    THIN_PX,
+    Coarse,
+    box_of_edges,
+    pasted,
+    spread,
+    undecided,
+)
+from crispseg.types import Box
 
 Array = np.ndarray
 
@@ -82,3 +92,28 @@ def test_spread_is_a_square() -> None:
     wide = spread(mask, 2)
     assert wide.sum() == 5 * 4
     assert wide[2:7, :4].all()
+
+
+def test_box_of_edges_by_hand() -> None:
+    given, final = np.zeros((2, 300, 400), np.float32)
+    assert box_of_edges(given, final) is None
+    given[100:180, 150:330] = 1
+    around = 32  # a quarter of (81 * 181) ** 0.5 is 30; the pixel after an edge is marked
+    assert box_of_edges(given, final) == Box(100, 150, 181, 331).grow(around)
+    assert box_of_edges(1 - given, 1 - final) == Box(100, 150, 181, 331).grow(around)
+    final[20, 30] = 0.3  # uncertain
+    around = round(0.25 * (161 * 301) ** 0.5)
+    assert box_of_edges(given, final) == Box(0, 0, 181 + around, 331 + around)
+
+
+def test_pasted_fades_in_where_the_box_ends_within_the_image() -> None:
+    rng = np.random.default_rng(0)
+    whole, part = rng.random((200, 300)).astype(np.float32), np.ones((140, 150), np.float32)
+    box = Box(60, 40, 200, 190)  # to the lower border
+    result = pasted(whole, part, box)
+    np.testing.assert_array_equal(result[100:, 80:150], 1)
+    np.testing.assert_array_equal(result[:60], whole[:60])
+    np.testing.assert_array_equal(result[:, 190:], whole[:, 190:])
+    share = (result - whole)[150, 40:190] / (1 - whole[150, 40:190])
+    assert np.abs(np.diff(share)).max() < 0.1
+    np.testing.assert_array_equal(pasted(whole, whole[box.slices], box), whole)

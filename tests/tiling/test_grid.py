@@ -11,6 +11,7 @@ from crispseg.tiling.grid import (
     MAX_ENLARGEMENT,
     axis_starts,
     enlargements,
+    even_tile,
     fit_size,
     magnifications,
     plan_tiles,
@@ -48,6 +49,24 @@ def test_tiles_cover_the_image_and_share_the_overlap(size, tile, stride) -> None
         assert all(stop - start == min(tile, length) for start, stop in spans)
         for (_, stop), (start, _) in pairwise(spans):
             assert stop - start >= overlap
+
+
+@given(st.builds(Size, sides, sides), st.integers(40, 200))
+def test_even_tiles_are_few_and_end_on_even_pixels(half, tile_size) -> None:
+    size, overlap = Size(2 * half.height, 2 * half.width), tile_size // 8 * 2
+    tile = even_tile(size, tile_size, overlap + 1)
+    tiles = plan_tiles(size, tile, overlap)
+    assert tile.height * tile.width <= tile_size**2
+    assert all(box.y0 % 2 == box.x0 % 2 == box.y1 % 2 == box.x1 % 2 == 0 for box in tiles)
+    if max(size) <= tile_size:
+        assert tiles == [Box(0, 0, *size)]
+
+
+def test_even_tiles_by_hand() -> None:
+    """Images of 480x420, 480x854 and 900x900 at twice their size."""
+    assert even_tile(Size(960, 840), 900, 225) == (960, 840)
+    assert even_tile(Size(960, 1708), 900, 225) == (960, 720)
+    assert even_tile(Size(1800, 1800), 900, 225) == (1012, 750)
 
 
 @given(st.integers(1, 5000), st.sampled_from([512, 900]))

@@ -10,8 +10,8 @@ released package's own procedure. They differ where the published one loses edge
 * tiles blend with ramps, not with steps, and left-out tiles keep the coarse result, not a
   binarised one;
 * images more than ``MAX_RATIO`` times larger than a tile pass through magnifications in between;
-* images that fit a tile are enlarged by a whole number where their object is small, or where a
-  second look at twice the size costs no more than a tile; without either, the global step is all
+* images that fit a tile are enlarged by a whole number where their object is small; otherwise
+  the local step looks at them, or the part around the object's edges, at twice their size
   (section 3.3: the local step is for images larger than the network's input).
 """
 
@@ -28,14 +28,22 @@ from numpy.typing import NDArray
 from crispseg.models.weights import LoadedModel
 from crispseg.refiners.base import Progress, Refinement
 from crispseg.refiners.guard import Calibration, calibrate, keep_better, negligible, shifted
-from crispseg.refiners.local import Coarse, LocalInputs, covered, merge_detail
+from crispseg.refiners.local import (
+    Coarse,
+    LocalInputs,
+    box_of_edges,
+    covered,
+    merge_detail,
+    pasted,
+)
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.published import refine_published
+from crispseg.refiners.roi import check_roi, context_of
 from crispseg.refiners.scene import Way, refine_scene
 from crispseg.runtime.device import resolve_device
 from crispseg.runtime.precision import Precision
 from crispseg.tiling.blend import RamMerger, merged_alone
-from crispseg.tiling.grid import enlargements, magnifications, plan_tiles
+from crispseg.tiling.grid import enlargements, even_tile, magnifications, plan_tiles
 from crispseg.tiling.resample import bilinear_window, resize_area
 from crispseg.tiling.sliding import TilePlan, run_tiles
 from crispseg.types import Box, Image, InputError, Mask, Size, check_image, check_mask
@@ -250,27 +258,6 @@ class CascadeRefiner:
         return replace(result, mask=mask, kept=kept)
 
 
-def check_roi(roi: Box, size: Size) -> None:
-    """Refuse a region of interest that is empty or reaches out of the image.
-
-    Raises:
-        InputError: as said.
-    """
-    if roi.clip(size) != roi or min(roi.size) < 1:
-        raise InputError(
-            f"ROI {roi.y0},{roi.x0},{roi.y1},{roi.x1} (y0,x0,y1,x1) is empty or "
-            f"reaches out of the {size.width}x{size.height} image"
-        )
-
-
-def context_of(roi: Box, size: Size) -> Box:
-    """What is refined for an ROI: a quarter more, so that its border is not a dead end.
-
-    The released scene code does the same.
-    """
-    return roi.grow(max(MARGIN_PX, max(roi.size) // 8)).clip(size)
-
-
 class _Cascade:
     """One run of the default mode; ``image``, ``given`` and ``valid`` are at full size."""
 
@@ -298,6 +285,8 @@ class _Cascade:
         coarse = self._global_step(sizes[0])
         planned = 0
         if not self.refiner.fast:
+            if sizes == [self.size]:
+                return self._second_look(coarse)
             if len(sizes) == 1:  # the global step has seen every pixel
                 self.boxes, planned = [Box(0, 0, *self.size)], 1
             for smaller, size in pairwise(sizes):
@@ -347,9 +336,12 @@ class _Cascade:
     def _local_step(self, size: Size, coarse: Coarse) -> tuple[Coarse, int]:
         image, soft = self._at(size)
         given = (soft > 0.5).astype(np.float32)
-        tiles = plan_tiles(size, self.refiner.tile_size, self.refiner.overlap_px)
-        ramp_px = self.refiner.overlap_px - 2 * MARGIN_PX
-        plan = TilePlan(size, tiles, MARGIN_PX, ramp_px)
+        overlap_px = self.refiner.overlap_px
+        tile = Size(self.refiner.tile_size, self.refiner.tile_size)
+        if max(size) > max(self.size):
+            tile, overlap_px = even_tile(size, tile.width, overlap_px), overlap_px // 2 * 2
+        tiles = plan_tiles(size, tile, overlap_px)
+        plan = TilePlan(size, tiles, MARGIN_PX, overlap_px - 2 * MARGIN_PX)
         inputs = LocalInputs(coarse, lambda box: given[box.slices], size)
         selected = [self._any_valid(size, box) and inputs.has_edge(box) for box in tiles]
         total = self.runs + sum(selected)
@@ -380,6 +372,22 @@ class _Cascade:
         )
         final, stride4 = merger.result
         return Coarse(given, final, stride4), len(tiles)
+
+    def _second_look(self, coarse: Coarse) -> Refinement:
+        """The local step at twice the size, where the object's edges are."""
+        self.boxes = [Box(0, 0, *self.size)]
+        box = box_of_edges(self.given, coarse.final)
+        if box is None:
+            return self._finished(coarse.final, 1)
+        at = box.slices
+        valid = None if self.valid is None else self.valid[at]
+        part = _Cascade(self.refiner, self.image[at], self.given[at], valid, self.progress)
+        part.runs = self.runs
+        seen = Coarse(self.given[at], coarse.final[at], coarse.stride4[at])
+        closer, planned = part._local_step(Size(2 * part.size.height, 2 * part.size.width), seen)
+        self.runs = part.runs
+        self.boxes += [tile.shift(box.y0, box.x0) for tile in part.boxes]
+        return self._finished(pasted(coarse.final, part._at_full_size(closer), box), 1 + planned)
 
     def _any_valid(self, size: Size, tile: Box) -> bool:
         return self.valid is None or bool(self.valid[covered(tile, size, self.size).slices].any())

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from crispseg.tiling.blend import AXIS_WEIGHT, tile_weights
 from crispseg.tiling.resample import Part, bilinear_source, bilinear_window
 from crispseg.types import Box, Size
 
@@ -20,6 +21,8 @@ THIN_PX = 5
 REACH_PX = 3
 HALO_PX = max(2 * (THIN_PX // 2), REACH_PX)
 """How far ``undecided`` looks."""
+AROUND_PX, AROUND_SHARE = 32, 0.25
+"""What is seen around an object, in pixels at least, and as a share of its size."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,35 @@ def spread(mask: Flags, radius: int) -> Flags:
             wide[:-step] |= lines[step:]
         mask = np.moveaxis(wide, 0, axis)
     return mask
+
+
+def box_of_edges(given: Array, final: Array) -> Box | None:
+    """Around all edges of both masks and all that is uncertain, with a margin; None: nothing is.
+
+    Args:
+        given: (h, w) the caller's mask, 0 or 1.
+        final: (h, w) refined probabilities.
+    """
+    marked = (final > UNCERTAIN[0]) & (final < UNCERTAIN[1])
+    for mask in (given > 0.5, final > 0.5):
+        marked[1:] |= mask[1:] != mask[:-1]
+        marked[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    rows, columns = (np.flatnonzero(marked.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return None
+    box = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+    margin = max(AROUND_PX, round(AROUND_SHARE * (box.size.height * box.size.width) ** 0.5))
+    return box.grow(margin).clip(Size(*given.shape))
+
+
+def pasted(whole: Array, part: Array, box: Box) -> Array:
+    """``whole`` with ``part`` in the box; where the box ends within the image, it fades in."""
+    quarter, full = AROUND_PX // 4, np.float32(AXIS_WEIGHT**2)
+    weights = tile_weights(box, Size(*whole.shape), margin_px=quarter, ramp_px=2 * quarter)
+    share = weights.astype(np.float32) / full
+    result = whole.copy()
+    result[box.slices] += share * (part - whole[box.slices])  # equal values stay what they are
+    return np.clip(result, 0, 1, out=result)
 
 
 class CoarseSource(Protocol):

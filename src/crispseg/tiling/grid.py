@@ -42,6 +42,25 @@ def plan_tiles(size: Size, tile_size: int | Size, overlap_px: int) -> list[Box]:
     ]
 
 
+def even_tile(size: Size, tile_size: int, overlap_px: int) -> Size:
+    """Size of equal tiles: few, and none of more pixels than a square one.
+
+    Sides are even, so that tiles of an image at twice its size end where its pixels do, and so is
+    the overlap that they are made for, one less than ``overlap_px`` if that is odd;
+    what reaches beyond the image is for ``plan_tiles`` to cut.
+    """
+    overlap_px -= overlap_px % 2
+    counts = [1, 1]
+    while True:
+        sides = [
+            max(2 * ceil((side + (count - 1) * overlap_px) / count / 2), overlap_px + 2)
+            for side, count in zip(size, counts, strict=True)
+        ]
+        if sides[0] * sides[1] <= tile_size**2:
+            return Size(*sides)
+        counts[sides[1] >= sides[0]] += 1
+
+
 def fit_size(size: Size, long_side: int) -> Size:
     """``size`` scaled so that its longer side is ``long_side``, no side below one pixel."""
     longest = max(size)

@@ -89,9 +89,25 @@ def read_matlab_labels(path: StrPath, *places: str) -> Labels:
         if not isinstance(value, dict) or place not in value:
             raise InputError(f"{path} holds no {'.'.join(places)}")
         value = value[place]
+    return class_numbers(value, f"{path}: {'.'.join(places)}")
+
+
+def class_numbers(value: Any, what: str) -> Labels:
+    """A label map of numbers of any type.
+
+    Args:
+        value: what may be one.
+        what: it is, for the error.
+
+    Returns:
+        (H, W) uint8 or uint16.
+
+    Raises:
+        InputError: it is none: no (H, W) array of whole numbers from 0 to 65535.
+    """
     whole = isinstance(value, np.ndarray) and value.ndim == 2 and value.size > 0
     if not whole or not (value.min() >= 0 and value.max() <= 65535) or (value % 1).any():
-        raise InputError(f"{path}: {'.'.join(places)} is no map of class numbers")
+        raise InputError(f"{what} is no map of class numbers")
     return np.asarray(value, np.uint8 if value.max() <= 255 else np.uint16)
 
 

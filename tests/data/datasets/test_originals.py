@@ -10,7 +10,7 @@ import pytest
 from PIL import Image as Pillow
 from scipy.io import savemat
 
-from crispseg.data.datasets import open_dataset, person_part
+from crispseg.data.datasets import nyudv2, open_dataset, person_part
 from crispseg.types import InputError
 
 SHAPE = (4, 6)
@@ -128,3 +128,93 @@ def test_what_is_wrong_with_parts_is_said(tmp_path) -> None:
     names(tmp_path / "ImageSets/Main/train.txt", "2008_000003")
     with pytest.raises(InputError, match="no people with parts among the images of"):
         open_dataset("person-part", tmp_path, "train")
+
+
+def rooms(root: Path, count: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """The original NYUDv2 with five photos of 894 classes; gives them as MATLAB has them."""
+    h5py = pytest.importorskip("h5py")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (*SHAPE, 3, count), np.uint8)
+    labels = rng.integers(0, 895, (*SHAPE, count)).astype(np.uint16)
+    labels[0, :3, 0] = (0, 1, 894)
+    with h5py.File(root / "nyu_depth_v2_labeled.mat", "w", userblock_size=512) as file:
+        chunks = (1, *images.T.shape[1:])
+        file.create_dataset("images", data=images.T, chunks=chunks, compression="gzip")
+        file.create_dataset("labels", data=labels.T, compression="gzip")
+        file.create_group("#refs#")
+    with (root / "nyu_depth_v2_labeled.mat").open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64")  # as MATLAB does
+    splits = {"trainNdxs": np.array([[1.0], [4.0], [5.0]]), "testNdxs": np.array([[2.0], [3.0]])}
+    savemat(root / "splits.mat", splits)
+    return images, labels
+
+
+def table_of_classes() -> np.ndarray:
+    """(1, 894) the 40 that the classes are, from 1."""
+    return np.random.default_rng(1).integers(1, 41, (1, 894)).astype(np.uint8)
+
+
+def test_nyu_is_read_as_distributed(tmp_path) -> None:
+    images, labels = rooms(tmp_path)
+    table = table_of_classes()
+    savemat(tmp_path / "classMapping40.mat", {"mapClass": table, "className": "x"})
+    data = open_dataset("nyudv2", tmp_path, "train")
+    assert [item.name for item in data] == ["0001", "0004", "0005"]
+    again = pickle.loads(pickle.dumps(data))  # as workers get it
+    for item, place in zip(again, (0, 3, 4), strict=True):
+        photo = item.read_image()
+        assert photo.dtype == np.uint8
+        np.testing.assert_array_equal(photo, images[..., place])
+        expected = [[nyudv2.VOID if n == 0 else table[0, n - 1] - 1 for n in row]
+                    for row in labels[..., place]]  # fmt: skip
+        read = item.read_labels()
+        assert read.dtype == np.uint8
+        np.testing.assert_array_equal(read, expected)
+    assert [item.name for item in open_dataset("nyudv2", tmp_path, "test")] == ["0002", "0003"]
+
+
+def test_label_maps_of_40_do_instead_of_the_table(tmp_path) -> None:
+    images, _ = rooms(tmp_path)
+    labels = np.random.default_rng(2).integers(0, 41, (*SHAPE, 5)).astype(np.uint8)
+    savemat(tmp_path / "labels40.mat", {"labels40": labels}, do_compression=True)
+    data = open_dataset("nyudv2", tmp_path, "test")
+    np.testing.assert_array_equal(data[0].read_image(), images[..., 1])
+    expected = np.where(labels[..., 1] == 0, 255, labels[..., 1].astype(int) - 1)
+    np.testing.assert_array_equal(data[0].read_labels(), expected)
+    savemat(tmp_path / "labels40.mat", {"labels40": labels[..., :1]})
+    nyudv2._pages.cache_clear()
+    with pytest.raises(InputError, match="labels40 has no image 2"):
+        data[0].read_labels()
+    savemat(tmp_path / "labels40.mat", {"labels40": labels + 1})
+    nyudv2._pages.cache_clear()
+    with pytest.raises(InputError, match="label 41 is none of"):
+        [item.read_labels() for item in data]
+
+
+def test_what_is_wrong_with_the_original_nyu_is_said(tmp_path) -> None:
+    rooms(tmp_path)
+    with pytest.raises(InputError, match=r"no classMapping40\.mat; expected:\nROOT/"):
+        open_dataset("nyudv2", tmp_path, "test")
+    savemat(tmp_path / "classMapping40.mat", {"mapClass": np.ones((1, 10))})
+    with pytest.raises(InputError, match=r"labeled\.mat: label \d+ is none of"):
+        open_dataset("nyudv2", tmp_path, "test")[0].read_labels()
+    savemat(tmp_path / "classMapping40.mat", {"mapClass": np.full((1, 894), 41)})
+    with pytest.raises(InputError, match="mapClass must be whole numbers from 0 to 40"):
+        open_dataset("nyudv2", tmp_path, "test")
+    savemat(tmp_path / "classMapping40.mat", {"mapClass": table_of_classes()})
+    savemat(tmp_path / "splits.mat", {"testNdxs": np.array([[6]])})
+    with pytest.raises(InputError, match="testNdxs must be whole numbers from 1 to 5"):
+        open_dataset("nyudv2", tmp_path, "test")
+    with pytest.raises(InputError, match="holds no trainNdxs"):
+        open_dataset("nyudv2", tmp_path, "train")
+    (tmp_path / "splits.mat").unlink()
+    with pytest.raises(InputError, match=r"no splits\.mat"):
+        open_dataset("nyudv2", tmp_path, "train")
+
+
+def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch) -> None:
+    for name in ("nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"):
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.setattr("crispseg.io.windows.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"needs h5py, .*; pip install 'crispseg\[datasets\]'"):
+        open_dataset("nyudv2", tmp_path, "test")

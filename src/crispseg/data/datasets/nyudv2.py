@@ -1,16 +1,36 @@
 """NYUDv2: indoor scenes, 40 classes; 795 images to train, 654 to test.
 
-Silberman et al., ECCV 2012; classes of Gupta et al., CVPR 2013. The original is one MATLAB file;
-this reads the photos and label maps that are written from it.
+Silberman et al., ECCV 2012; classes of Gupta et al., CVPR 2013. The original is one MATLAB file of
+1,449 photos with about 900 classes, beside it a list of which train, and a table of which of the 40
+each of its classes is, or label maps of the 40. That is read with the ``datasets`` extra; so are
+photos and label maps that are written from it, without.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
-from crispseg.data.datasets.base import VOID, Dataset, DatasetSpec, check_split, wrong_tree
+import numpy as np
+from numpy.typing import NDArray
+
+from crispseg.data.datasets.base import (
+    VOID,
+    Dataset,
+    DatasetSpec,
+    Labelled,
+    check_split,
+    recode,
+    wrong_tree,
+)
 from crispseg.data.datasets.folder import default_colour
 from crispseg.data.datasets.listed import labelled_in, read_names
+from crispseg.io.hdf5 import read_page, stored_shape
+from crispseg.io.labels import Labels
+from crispseg.io.matlab import class_numbers, read_matlab
+from crispseg.types import Image, InputError
 
 CLASSES = (
     *("wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window"),
@@ -21,8 +41,14 @@ CLASSES = (
     *("otherfurniture", "otherprop"),
 )
 NUMBERS = {0: VOID, VOID: VOID} | {number + 1: number for number in range(len(CLASSES))}
+ORIGINAL, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
+TABLE, MAPPED = "classMapping40.mat", "labels40.mat"
 TREE = """\
 ROOT/
+  nyu_depth_v2_labeled.mat           (as distributed; needs the extra `datasets`)
+  splits.mat                         (trainNdxs, testNdxs)
+  classMapping40.mat                 (mapClass; or labels40.mat: labels40)
+or as files, with names of your own:
   RGB/*.jpg or *.png   Label/*.png   (0 = void, 1..40)
   train.txt  test.txt                (a name a line, folders and suffixes do not matter)
 """
@@ -35,13 +61,98 @@ def open_split(root: Path, split: str) -> Dataset:
         InputError: no such split, another layout, or a listed image without label map.
     """
     check_split(SPEC, split)
-    for path in (root / "RGB", root / "Label", root / f"{split}.txt"):
-        if not path.exists():
-            raise wrong_tree(SPEC, root, path.name)
-    names = read_names(root / f"{split}.txt")
-    items = labelled_in(root / "RGB", root / "Label", names, NUMBERS)
+    if (root / ORIGINAL).is_file() and not (root / "RGB").exists():
+        items = _original(root, split)
+    else:
+        for path in (root / "RGB", root / "Label", root / f"{split}.txt"):
+            if not path.exists():
+                raise wrong_tree(SPEC, root, path.name)
+        names = read_names(root / f"{split}.txt")
+        items = labelled_in(root / "RGB", root / "Label", names, NUMBERS)
     colours = tuple(default_colour(number + 1) for number in range(len(CLASSES)))
     return Dataset(SPEC.name, CLASSES, colours, items)
+
+
+def _original(root: Path, split: str) -> list[Labelled]:
+    """Images are called by their number in the file, 0001 to 1449."""
+    mapped = not (root / TABLE).is_file() and (root / MAPPED).is_file()
+    for name in (SPLITS, MAPPED if mapped else TABLE):
+        if not (root / name).is_file():
+            raise wrong_tree(SPEC, root, name)
+    file = root / ORIGINAL
+    count = stored_shape(file, "labels")[-1]
+    numbers = _whole_numbers(root / SPLITS, f"{split}Ndxs", 1, count)
+    read: Callable[..., Labels] = partial(read_mapped, root / MAPPED)
+    if not mapped:
+        table = _whole_numbers(root / TABLE, "mapClass", 0, len(CLASSES))
+        read = partial(read_labels_40, file, (0, *table))
+    return [
+        Labelled(f"{n:04}", partial(read_photo, file, n - 1), partial(read, n - 1), image=file)
+        for n in numbers
+    ]
+
+
+def read_photo(path: Path, page: int) -> Image:
+    """(H, W, 3) uint8 RGB: image ``page``, from 0, of the original.
+
+    Raises:
+        InputError: as ``read_page``, or it is no image.
+    """
+    pixels = read_page(path, "images", page)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise InputError(f"{path}: images are no (H, W, 3, N) uint8 numbers")
+    return pixels
+
+
+def read_labels_40(path: Path, table: tuple[int, ...], page: int) -> Labels:
+    """(H, W) uint8 classes of image ``page``, from 0, of the original.
+
+    Args:
+        path: of the original.
+        table: number in the file -> 1..40, or 0 for void.
+        page: of the image.
+
+    Raises:
+        InputError: as ``read_page``, or it is no label map, or a number is not in the table.
+    """
+    labels = class_numbers(read_page(path, "labels", page), f"{path}: labels")
+    try:
+        return recode(labels, {old: NUMBERS[new] for old, new in enumerate(table)})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def read_mapped(path: Path, page: int) -> Labels:
+    """(H, W) uint8 classes of image ``page``, from 0, of ``labels40.mat``.
+
+    Raises:
+        InputError: as ``read_matlab``; no such image, or it is no label map of 0..40.
+    """
+    pages = _pages(path)
+    if pages.ndim != 3 or not 0 <= page < pages.shape[2]:
+        raise InputError(f"{path}: labels40 has no image {page + 1}")
+    try:
+        return recode(class_numbers(pages[:, :, page], "labels40"), NUMBERS)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+@lru_cache(maxsize=1)
+def _pages(path: Path) -> NDArray[Any]:
+    """(H, W, N); the file is packed as a whole, so that all of it is read, once."""
+    found = read_matlab(path).get("labels40")
+    if not isinstance(found, np.ndarray):
+        raise InputError(f"{path} holds no labels40")
+    return found
+
+
+def _whole_numbers(path: Path, name: str, low: int, high: int) -> list[int]:
+    found = read_matlab(path).get(name)
+    if not isinstance(found, np.ndarray) or not found.size:
+        raise InputError(f"{path} holds no {name}")
+    if found.min() < low or found.max() > high or (found % 1).any():
+        raise InputError(f"{path}: {name} must be whole numbers from {low} to {high}")
+    return [int(number) for number in found.ravel()]
 
 
 SPEC = DatasetSpec(
@@ -49,7 +160,8 @@ SPEC = DatasetSpec(
     title="NYUDv2 (40 classes)",
     splits=("train", "test"),
     licence="not stated",
-    where="https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
+    where="https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html, and "
+    "https://github.com/ankurhanda/nyuv2-meta-data for the 40 classes",
     tree=TREE,
     open=open_split,
 )

@@ -212,6 +212,85 @@ def test_what_is_wrong_with_the_original_nyu_is_said(tmp_path) -> None:
         open_dataset("nyudv2", tmp_path, "train")
 
 
+HOME = "/n/fs/sun3d/data/SUNRGBD"  # as the toolbox has it
+PLACES = ("kv2/kinect2data/000002_2014-05-26_rgbf000103-resize", "xtion/sun3ddata/a/b/0001",
+          "kv1/NYUdata/NYU0001")  # fmt: skip
+
+
+def sun(root: Path, labels: list[np.ndarray]) -> None:
+    """The original SUN-RGBD: two photos that train and, between them, one to test."""
+    h5py = pytest.importorskip("h5py")
+    metadata, lists = root / "SUNRGBDtoolbox/Metadata", root / "SUNRGBDtoolbox/traintestSUNRGBD"
+    metadata.mkdir(parents=True)
+    lists.mkdir(parents=True)
+    with h5py.File(metadata / "SUNRGBD2Dseg.mat", "w") as file:
+        refs = file.create_dataset("SUNRGBD2Dseg/seglabel", (3, 1), h5py.ref_dtype)
+        for number, one in enumerate(labels):
+            refs[number, 0] = file.create_dataset(f"#refs#/{number}", data=one.T).ref
+    records = []
+    for number, place in enumerate(PLACES):
+        photo(root / f"SUNRGBD/{place}/image/{number}.jpg", 50 * number)
+        path = f"{HOME}//{place}/image/{number}.jpg" if number else f"{HOME}/{place}/image/0.jpg"
+        records.append((place, path, f"{number}.jpg"))
+    meta = structs(*records, fields=("sequenceName", "rgbpath", "rgbname"))
+    savemat(metadata / "SUNRGBDMeta.mat", {"SUNRGBDMeta": meta}, do_compression=True)
+    allsplit(lists / "allsplit.mat", [2, 0], [1])
+
+
+def allsplit(path: Path, train: list[int], test: list[int]) -> None:
+    cells = {}
+    for name, numbers in (("alltrain", train), ("alltest", test)):
+        cells[name] = np.empty((1, len(numbers)), object)
+        cells[name][0] = [f"{HOME}/{PLACES[number]}" for number in numbers]
+    savemat(path, cells)
+
+
+def test_sun_is_read_as_distributed(tmp_path) -> None:
+    """In the order of the photos, whatever that of the lists; a path of theirs has two slashes."""
+    rng = np.random.default_rng(0)
+    labels = [rng.integers(0, 38, SHAPE).astype(kind) for kind in (np.uint8, np.uint16, float)]
+    sun(tmp_path, labels)
+    data = pickle.loads(pickle.dumps(open_dataset("sunrgbd", tmp_path, "train")))
+    assert [item.name for item in data] == [PLACES[0], PLACES[2]]
+    for item, number in zip(data, (0, 2), strict=True):
+        read = item.read_labels()
+        assert read.dtype == np.uint8
+        expected = np.where(labels[number] == 0, 255, labels[number].astype(int) - 1)
+        np.testing.assert_array_equal(read, expected)
+        assert abs(int(item.read_image()[0, 0, 0]) - 50 * number) <= 2  # JPEG
+    data = open_dataset("sunrgbd", tmp_path, "test")
+    assert [item.name for item in data] == [PLACES[1]]
+    expected = np.where(labels[1] == 0, 255, labels[1].astype(int) - 1)
+    np.testing.assert_array_equal(data[0].read_labels(), expected)
+
+
+def test_what_is_wrong_with_the_original_sun_is_said(tmp_path) -> None:
+    sun(tmp_path, [np.full(SHAPE, 38, np.uint8)] * 3)
+    with pytest.raises(InputError, match=r"2Dseg\.mat: label 38 is none of"):
+        open_dataset("sunrgbd", tmp_path, "test")[0].read_labels()
+    (tmp_path / f"SUNRGBD/{PLACES[1]}/image/1.jpg").unlink()
+    with pytest.raises(InputError, match=r"no image .*1\.jpg, which is listed"):
+        open_dataset("sunrgbd", tmp_path, "test")
+    toolbox = tmp_path / "SUNRGBDtoolbox"
+    records = structs((PLACES[0], f"{HOME}/{PLACES[0]}/image/0.jpg"), fields=("name", "rgbpath"))
+    savemat(toolbox / "Metadata/SUNRGBDMeta.mat", {"SUNRGBDMeta": np.tile(records, 2)})
+    with pytest.raises(InputError, match=r"has 3 label maps, .* 2 photos"):
+        open_dataset("sunrgbd", tmp_path, "train")
+    savemat(toolbox / "Metadata/SUNRGBDMeta.mat", {"SUNRGBDMeta": np.tile(records, 3)})
+    with pytest.raises(InputError, match=r"lacks 1 photos of .*allsplit\.mat, alltrain"):
+        open_dataset("sunrgbd", tmp_path, "train")
+    found = np.empty((1, 1), object)
+    found[0, 0] = "/elsewhere/kv1"
+    savemat(toolbox / "traintestSUNRGBD/allsplit.mat", {"alltrain": found})
+    with pytest.raises(InputError, match="'/elsewhere/kv1', which is no path below SUNRGBD"):
+        open_dataset("sunrgbd", tmp_path, "train")
+    with pytest.raises(InputError, match="holds no list alltest"):
+        open_dataset("sunrgbd", tmp_path, "test")
+    (toolbox / "Metadata/SUNRGBD2Dseg.mat").unlink()
+    with pytest.raises(InputError, match=r"no SUNRGBDtoolbox/.*2Dseg\.mat; expected"):
+        open_dataset("sunrgbd", tmp_path, "test")
+
+
 def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch) -> None:
     for name in ("nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"):
         (tmp_path / name).write_bytes(b"")

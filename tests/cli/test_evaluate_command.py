@@ -293,3 +293,18 @@ def test_coarse_masks_are_never_written_over(work, model, capfd) -> None:
     assert cli.run(["evaluate", "images", "out/refined", "truth", *options]) == 2
     assert "out/refined is an input" in capfd.readouterr().err
     assert Path("out/refined/cat.png").read_bytes() == before
+
+
+def test_results_among_the_photos_do_not_stop_measuring(work, capsys) -> None:
+    """One folder for everything, the results too: it is measured each time."""
+    Path("all").mkdir()
+    for name in NAMES:
+        for folder, ending in (("images", "im.jpg"), ("coarse", "seg.png"), ("truth", "gt.png")):
+            (file,) = Path(folder).glob(f"{name}.*")
+            Path(f"all/{name}_{ending}").write_bytes(file.read_bytes())
+    command = ["evaluate", "all", "--refined", "refined", "-o", "all", "--json"]
+    assert cli.run(command) == 0
+    first = json.loads(capsys.readouterr().out)["rows"][0]
+    Image.fromarray(COARSE["cat"]).save("refined/cat.png")
+    assert cli.run(command) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["after"] != first["after"]

@@ -14,6 +14,7 @@ from crispseg.cli.evaluate_labels import LabelTask
 from crispseg.cli.evaluate_options import WORST
 from crispseg.cli.evaluate_results import (
     Outputs,
+    are_results,
     differences_of,
     print_results,
     read_results,
@@ -95,7 +96,7 @@ def evaluate(
         found, shown = task.run(output, limit, outputs, quiet=quiet)
     elif images is None:
         raise InputError("say what to measure: IMAGES, --dataset or --labels; --help tells how")
-    elif images.suffix.lower() == ".json":
+    elif coarse is None and are_results(images):
         found = read_results(images)
     else:
         labels_only = [refiner, segmenter, refinement, predictions, root, classes]

@@ -13,7 +13,8 @@ from crispseg.evaluation.tables import LAYOUTS
 WORST = 10
 
 Images = Annotated[
-    Path | None, typer.Argument(help="Folder of photos; or a results.json made before.")
+    Path | None,
+    typer.Argument(help="Folder of photos; or results made before, a results.json or its folder."),
 ]
 Coarse = Annotated[Path | None, typer.Argument(help="Folder of rough masks; IMAGES if left out.")]
 Truth = Annotated[Path | None, typer.Argument(help="Folder of true masks; IMAGES if left out.")]
@@ -92,7 +93,9 @@ Pictures = Annotated[
 ]
 Against = Annotated[
     Path | None,
-    typer.Option(help="Another results.json: intervals and a paired test of the difference."),
+    typer.Option(
+        help="Another results.json, or its folder: intervals, paired test of the difference."
+    ),
 ]
 Latex = Annotated[Path | None, typer.Option(help="LaTeX table of these results and --also.")]
 Layout = Annotated[
@@ -100,7 +103,10 @@ Layout = Annotated[
 ]
 Also = Annotated[
     list[str] | None,
-    typer.Option(metavar="TITLE=FILE", help="Another results.json in the LaTeX table; repeat."),
+    typer.Option(
+        metavar="TITLE=FILE",
+        help="Another results.json, or its folder, in the LaTeX table; repeat.",
+    ),
 ]
 Title = Annotated[str, typer.Option(help="What these results are called in table and report.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many images by name.")]

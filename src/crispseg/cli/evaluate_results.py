@@ -32,8 +32,8 @@ class Outputs:
         pictures: most pictures in it.
         latex: LaTeX file.
         layout: of the table; None: by the kind of results.
-        also: TITLE=FILE of more results for the table.
-        against: results.json to compare with.
+        also: TITLE=FILE, or folder, of more results for the table.
+        against: results.json, or its folder, to compare with.
         folder: that is made for the results, in which HTML and LaTeX file may lie.
     """
 
@@ -66,6 +66,13 @@ class Outputs:
         if self.against:
             read_results(self.against)
         return self
+
+
+def are_results(path: Path) -> bool:
+    """Whether something is a results.json, or the folder of a run; no photos with their truth."""
+    if path.is_dir():
+        return (path / "results.json").is_file() and not any(path.glob("*_gt.*"))
+    return path.suffix.lower() == ".json"
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -187,6 +187,44 @@ def test_label_maps_are_measured_before_and_after(
     assert "before   after   change" in capsys.readouterr().out
 
 
+@pytest.fixture
+def benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """ADE20K with one image, and predictions in the numbers of its own files; those."""
+    monkeypatch.chdir(tmp_path)
+    ids = np.random.default_rng(0).integers(0, 151, (30, 40)).astype(np.uint8)
+    ids[0, :2] = (0, 150)
+    photo = np.zeros((30, 40, 3), np.uint8)
+    for folder, pixels in (("ade/images", photo), ("ade/annotations", ids), ("own", ids)):
+        Path(folder, "validation").mkdir(parents=True)
+        Image.fromarray(pixels).save(f"{folder}/validation/one.png")
+    return ids
+
+
+def test_predictions_may_have_the_numbers_of_the_benchmark(benchmark, capsys) -> None:
+    place = ["--dataset", "ade20k", "--root", "ade", "--predictions", "own"]
+    command = ["evaluate", *place, "--quiet", "--json", "-o", "run"]
+    assert cli.run(command) == 2
+    message = "holds label 150; ade20k has the classes 0 to 149; if these are the numbers of its"
+    assert f"{message} own files, give --prediction-ids dataset\n" in capsys.readouterr().err
+    assert cli.run([*command, "--prediction-ids", "dataset"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["summary"]["mean_iou"] == report["summary"]["pixel_accuracy"] == 1
+    assert report["settings"]["prediction_ids"] == "dataset"
+    other = np.where(benchmark == 150, 149, benchmark)  # one number for another
+    Image.fromarray(other).save("own/validation/one.png")
+    assert cli.run([*command, "--prediction-ids", "dataset"]) == 0
+    wrong = (benchmark == 150).sum()
+    accuracy = 1 - wrong / (benchmark > 0).sum()
+    found = json.loads(capsys.readouterr().out)["summary"]["pixel_accuracy"]
+    assert found == pytest.approx(accuracy, abs=1e-12)
+    benchmark[0, 0] = 151
+    Image.fromarray(benchmark).save("own/validation/one.png")
+    assert cli.run([*command, "--prediction-ids", "dataset"]) == 2
+    assert "one.png: label 151 is none of this data set's" in capsys.readouterr().err
+    assert cli.run(command) == 2  # no number of its own files either: no such advice
+    assert "holds label 151; ade20k has the classes 0 to 149\n" in capsys.readouterr().err
+
+
 def test_a_missing_prediction_is_told_before_long_work(work, monkeypatch, capsys) -> None:
     seen = Truth()
     monkeypatch.setattr(crispseg.methods, "load_label_refiner", lambda *_, **__: seen)
@@ -223,6 +261,9 @@ def test_a_method_without_weights_runs_on_label_maps_and_masks(work, capsys) -> 
         ([*DATA, "--predictions", "given", "--method", "magnet", "--segmenter", "x"], "wants a"),
         ([*DATA, "--predictions", "given", "--refiner", "w", "--fast"], "for one object"),
         ([*DATA, "--model", "m", "--predictions", "given"], "not both"),
+        ([*DATA, "--model", "m", "--prediction-ids", "dataset"], "is for --dataset with"),
+        (["evaluate", "given", "--prediction-ids", "dataset"], "masks are measured"),
+        ([*DATA, "--predictions", "given", "--prediction-ids", "dataset"], "hold classes; leave"),
         ([*DATA, "--model", "m", "--scales", "big"], "--scales must be numbers"),
         (["evaluate", "data/val/images", "given", "given", "--method", "divide"],
          "method divide refines label maps"),

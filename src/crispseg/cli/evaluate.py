@@ -46,6 +46,7 @@ def evaluate(
     labels: opts.Labels = None,
     classes: opts.Classes = None,
     predictions: opts.Predictions = None,
+    ids: opts.PredictionIds = None,
     refiner: opts.Refiner = None,
     method: opts.MethodOption = None,
     segmenter: SegmenterOption = None,
@@ -79,8 +80,7 @@ def evaluate(
     a_gt.png in one. Prints IoU, mean boundary accuracy (mBA) and Boundary IoU, before and after;
     of label maps (--dataset, --labels) IoU and accuracy of every class.
     """
-    also = also or []
-    outputs = Outputs(title, report, pictures, latex, layout, also, against, output).check()
+    outputs = Outputs(title, report, pictures, latex, layout, also or [], against, output).check()
     way: dict[str, Any] = {"mode": mode.value, "fast": fast, "device": device, "guard": guard}
     looks: dict[str, Any] = {"scales": parse_scales(scales) if scales else None}
     looks |= {"flip": flip or None, "output_stride": output_stride}
@@ -90,7 +90,7 @@ def evaluate(
         way |= {"tile_size": None if model else tile_size}
         task = LabelTask(
             *(dataset, root, split, labels, classes, images, predictions, model, inference),
-            *(refiner, method.value if method else None, segmenter, refinement, way),
+            *(refiner, method.value if method else None, segmenter, refinement, way, ids),
         )
         task.check(used=(coarse, truth, refined, sheet), skip_bad=skip_bad)
         found, shown = task.run(output, limit, outputs, quiet=quiet)
@@ -99,7 +99,7 @@ def evaluate(
     elif coarse is None and are_results(images):
         found = read_results(images)
     else:
-        labels_only = [refiner, segmenter, refinement, predictions, root, classes]
+        labels_only = [refiner, segmenter, refinement, predictions, ids, root, classes]
         networks = [model, method, fast, mode != Mode.default] if refined else []
         _check_mask_options([*labels_only, *looks.values()], networks, method)
         folders = _folders(images, coarse, truth, refined)
@@ -121,8 +121,9 @@ def _check_mask_options(
 ) -> None:
     if any(labels_only):
         raise InputError(
-            "masks are measured: --refiner, --segmenter, --refinement, --predictions, --root, "
-            "--classes, --scales, --flip and --output-stride go with --dataset or --labels"
+            "masks are measured: --refiner, --segmenter, --refinement, --predictions, "
+            "--prediction-ids, --root, --classes, --scales, --flip and --output-stride go with "
+            "--dataset or --labels"
         )
     if any(networks):
         raise InputError("--refined measures masks as they are: no --model, --fast or --mode")

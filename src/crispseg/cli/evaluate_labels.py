@@ -44,6 +44,7 @@ class LabelTask:
         segmenter: for MagNet, the network it was trained on; else ``model``.
         refinement: for MagNet, weights of its module.
         options: of the cascade for one object, as ``load_refiner`` has them.
+        ids: "dataset" if predictions hold the numbers of the data set's own files, not classes.
     """
 
     dataset: str | None
@@ -60,6 +61,7 @@ class LabelTask:
     segmenter: str | None = None
     refinement: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    ids: str | None = None
 
     def check(self, used: Sequence[Path | None], *, skip_bad: bool) -> None:
         """Refuse options that do not go together.
@@ -82,6 +84,8 @@ class LabelTask:
             raise InputError("give --model or --predictions, not both")
         if not self.model and not self.predictions:
             raise InputError("give --model, a segmenter, or --predictions, a folder of label maps")
+        if self.ids == "dataset" and not (self.dataset and self.predictions):
+            raise InputError("--prediction-ids dataset is for --dataset with --predictions")
         given = {k for k, v in self.inference.items() if v is not None and k != "device"}
         if given and not self.model:
             name = sorted(given)[0].replace("_", "-")
@@ -147,7 +151,7 @@ class LabelTask:
 
         refine = self._refine(dataset) if self.refines else None
         if self.predictions:
-            predict, files = from_folder(self.predictions, dataset)
+            predict, files = from_folder(self.predictions, dataset, own_ids=self.ids == "dataset")
             return Source(predict, refine, files)
         return Source(_segmenter(self.model or "", self.inference, dataset), refine)
 
@@ -194,6 +198,7 @@ class LabelTask:
             "model": self.model,
             **({"refiner": None} | {k: v for k, v in ways.items() if v}),
             "split": self.split if self.dataset else None,
+            **({"prediction_ids": "dataset"} if self.ids == "dataset" else {}),
             **{k: list(v) if isinstance(v, tuple) else v for k, v in looks.items()},
             **{f"{k}_sha256": _checksum(v) for k, v in files.items() if v},
             **(dict(self.options) if self.refines else {}),
@@ -224,30 +229,47 @@ def _checksum(model: str | Path) -> str | None:
 
 
 def from_folder(
-    folder: Path, dataset: Dataset
+    folder: Path, dataset: Dataset, *, own_ids: bool = False
 ) -> tuple[Callable[[Labelled], NDArray[Any]], Callable[[Labelled], dict[str, Path]]]:
     """Label maps of a folder, found by the names of a data set's images; and their files.
 
+    Args:
+        folder: of the files.
+        dataset: whose images count.
+        own_ids: whether the files hold the numbers of the data set's own, which become classes.
+
     Raises:
-        InputError: no such folder, or, when called, no or two files for an image.
+        InputError: no such folder, or, when called, no or two files for an image, or a number that
+            is no class, or none of the data set's own.
     """
+    from crispseg.data.datasets.base import read_recoded  # noqa: PLC0415
     from crispseg.io.labels import read_labels  # noqa: PLC0415
 
     file_of = _finder(folder, dataset)
+    numbers = dataset.numbers if own_ids else {}
+    if own_ids and not numbers:
+        raise InputError(f"{dataset.name}: predictions hold classes; leave out --prediction-ids")
 
     def predict(item: Labelled) -> NDArray[Any]:
         path = file_of(item)["prediction"]
-        labels = read_labels(path)
+        labels = read_recoded(path, numbers, read_labels) if numbers else read_labels(path)
         if labels.size and labels.max() >= dataset.num_classes:
             wrong = labels[(labels >= dataset.num_classes) & (labels != dataset.ignore_index)]
             if wrong.size:
                 raise InputError(
                     f"{path} holds label {int(wrong.max())}; {dataset.name} has the classes 0 to "
-                    f"{dataset.num_classes - 1}"
+                    f"{dataset.num_classes - 1}{_own(labels, dataset)}"
                 )
         return labels  # void may stay where the truth is void as well
 
     return predict, file_of
+
+
+def _own(labels: NDArray[Any], dataset: Dataset) -> str:
+    """What to do if these are the numbers of the data set's own files."""
+    if not dataset.numbers or not set(labels.ravel().tolist()) <= set(dataset.numbers):
+        return ""
+    return "; if these are the numbers of its own files, give --prediction-ids dataset"
 
 
 def _finder(folder: Path, dataset: Dataset) -> Callable[[Labelled], dict[str, Path]]:

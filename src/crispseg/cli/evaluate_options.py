@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,14 @@ from crispseg.cli.refine_method import Method
 from crispseg.evaluation.tables import LAYOUTS
 
 WORST = 10
+
+
+class Ids(StrEnum):
+    """What numbers in predictions mean."""
+
+    classes = "classes"
+    dataset = "dataset"
+
 
 Images = Annotated[
     Path | None,
@@ -43,6 +52,14 @@ Classes = Annotated[
 ]
 Predictions = Annotated[
     Path | None, typer.Option(help="Folder of label maps, named like the images.")
+]
+PredictionIds = Annotated[
+    Ids | None,
+    typer.Option(
+        "--prediction-ids",
+        help="What numbers in --predictions are: classes, from 0, if left out; or those in the "
+        "data set's own files (ADE20K 1 to 150, Cityscapes' labelIds), which become classes.",
+    ),
 ]
 Refiner = Annotated[
     str | None,

@@ -173,6 +173,7 @@ PAIRS = {
     "hrsod": ("train", "HRSOD_train/a.jpg=HRSOD_train_mask/a.png", "a"),
     "dis5k": ("test2", "DIS-TE2/im/x.jpg=DIS-TE2/gt/x.png", "x"),
 }  # fmt: skip
+OWN_NUMBERS = {"ade20k", "cityscapes", "cityscapes-coarse", "nyudv2", "sunrgbd"}  # no classes
 for _name, (_split, _files, _item) in PAIRS.items():
     LAYOUTS[_name] = (objects(_files), _split, [_item], grid(0, 1, 1, 0, 1, 0), 2)
 
@@ -189,6 +190,9 @@ def test_a_tiny_tree_is_read(name, tmp_path) -> None:
     assert read.dtype == labels.dtype
     np.testing.assert_array_equal(read, labels)
     assert data[0].read_image().shape == (*SHAPE, 3)
+    assert bool(data.numbers) == (name in OWN_NUMBERS)
+    assert set(data.numbers.values()) <= {*range(classes), VOID}
+    assert len(set(data.numbers.values()) - {VOID}) == classes * bool(data.numbers)
     valid = read[read != data.ignore_index]
     assert valid.max() < classes
     again = pickle.loads(pickle.dumps(data))  # as workers get it

@@ -80,7 +80,7 @@ def open_split(root: Path, split: str) -> Dataset:
             raise wrong_tree(SPEC, root, str(path.relative_to(root)))
     items = [labelled_files(*pair, NUMBERS) for pair in pairs_of(images, labels)]
     colours = tuple(default_colour(number + 1) for number in range(len(CLASSES)))
-    return Dataset(SPEC.name, CLASSES, colours, items)
+    return Dataset(SPEC.name, CLASSES, colours, items, numbers=NUMBERS)
 
 
 def open_full(root: Path, split: str) -> Dataset:

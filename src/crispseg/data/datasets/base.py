@@ -54,6 +54,8 @@ class Dataset:
         categories: a name for each class, of the category it belongs to; empty if there are none.
         average_sizes: class -> mean pixels of its objects, by which iIoU weights them.
         has_images: whether images can be read; label maps alone may be measured.
+        numbers: number in its own files -> class or void, of every number that may be there; empty
+            if numbers there are classes.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Dataset:
     categories: tuple[str, ...] = ()
     average_sizes: Mapping[int, float] = field(default_factory=dict)
     has_images: bool = True
+    numbers: Mapping[int, int] = field(default_factory=dict, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -123,11 +126,21 @@ def labelled_files(
             numbers are classes already.
         read: gives the numbers of such a file.
     """
-    reader = read if numbers is None else partial(_read_recoded, numbers=numbers, read=read)
+    reader = read if numbers is None else partial(read_recoded, numbers=numbers, read=read)
     return Labelled(name, partial(read_image, image), partial(reader, labels), image=image)
 
 
-def _read_recoded(path: Path, numbers: Mapping[int, int], read: Callable[[Path], Labels]) -> Labels:
+def read_recoded(path: Path, numbers: Mapping[int, int], read: Callable[[Path], Labels]) -> Labels:
+    """A label map with other numbers for the classes, as ``recode`` makes it; errors name the file.
+
+    Args:
+        path: of the label map.
+        numbers: number in the file -> class or void, of every number that may be there.
+        read: gives the numbers of such a file.
+
+    Raises:
+        InputError: as ``read`` and ``recode``.
+    """
     labels = read(path)
     try:
         return recode(labels, numbers)

@@ -136,6 +136,7 @@ def _open(spec: DatasetSpec, kind: str, root: Path, split: str) -> Dataset:
         items,
         categories=tuple(one.category for one in CLASSES),
         average_sizes=AVERAGE_SIZES,
+        numbers=NUMBERS,
     )
 
 

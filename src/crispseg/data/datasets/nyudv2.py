@@ -70,7 +70,7 @@ def open_split(root: Path, split: str) -> Dataset:
         names = read_names(root / f"{split}.txt")
         items = labelled_in(root / "RGB", root / "Label", names, NUMBERS)
     colours = tuple(default_colour(number + 1) for number in range(len(CLASSES)))
-    return Dataset(SPEC.name, CLASSES, colours, items)
+    return Dataset(SPEC.name, CLASSES, colours, items, numbers=NUMBERS)
 
 
 def _original(root: Path, split: str) -> list[Labelled]:

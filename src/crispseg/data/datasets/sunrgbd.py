@@ -58,7 +58,7 @@ def open_split(root: Path, split: str) -> Dataset:
     original = not images.exists() and (root / "SUNRGBDtoolbox").is_dir()
     items = _original(root, split) if original else _given(root, images)
     colours = tuple(default_colour(number + 1) for number in range(len(CLASSES)))
-    return Dataset(SPEC.name, CLASSES, colours, items)
+    return Dataset(SPEC.name, CLASSES, colours, items, numbers=NUMBERS)
 
 
 def _given(root: Path, images: Path) -> list[Labelled]:

@@ -23,8 +23,10 @@ from crispseg.tiling.grid import fit_size
 from crispseg.tiling.resample import resize_area
 from crispseg.types import Image, InputError, Size, check_image
 
-MethodName = Literal["cascade", "divide", "magnet", "densecrf", "guided", "offset"]
+MethodName = Literal["cascade", "divide", "magnet", "magnet-fast", "densecrf", "guided", "offset"]
 METHODS: tuple[str, ...] = get_args(MethodName)
+PAPERS_BUDGET = Budget(tiles=3)
+"""MagNet-Fast: three patches of each stage, those of the highest mean uncertainty."""
 
 
 class LabelRefiner(Protocol):
@@ -56,14 +58,15 @@ def load_label_refiner(
 
     Args:
         method: "cascade" refines all objects in one pass, "divide" one after the other (both with
-            ``model``); "magnet" takes ``segmenter`` and ``refinement``; "densecrf", "guided" and
-            "offset" need no weights.
+            ``model``); "magnet" and "magnet-fast" take ``segmenter`` and ``refinement``;
+            "densecrf", "guided" and "offset" need no weights.
         model: CascadePSP's, a name or a weights file.
         segmenter: the network MagNet was trained on, a name or a file; None for
             lwrefinenet-camvid.
         refinement: MagNet's own weights, a file that ``crispseg train`` wrote; None for those that
             ship with ``segmenter``.
-        budget: makes MagNet MagNet-Fast.
+        budget: makes MagNet MagNet-Fast; None for "magnet-fast": three tiles of every stage, as in
+            the paper.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
     Raises:
@@ -74,8 +77,10 @@ def load_label_refiner(
     if method in ("cascade", "divide"):
         way: Way = "one-pass" if method == "cascade" else "divide-and-conquer"
         return CascadeLabels(load_refiner(model, device=device), way)
-    if method != "magnet":
+    if method not in ("magnet", "magnet-fast"):
         raise InputError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    if method == "magnet-fast":
+        budget = budget or PAPERS_BUDGET
     segmenter = segmenter or DEFAULT_SEGMENTER
     refinement = refinement or bundled_refinement(segmenter)
     return load_magnet_refiner(segmenter, refinement, budget=budget, device=device)

@@ -11,6 +11,8 @@ import pytest
 from crispseg.cli.main import run
 from crispseg.io import write_image, write_labels, write_mask
 from crispseg.io.labels import read_coloured_labels, read_labels
+from crispseg.methods import MagnetLabels, load_label_refiner
+from crispseg.refiners.points import Budget
 
 
 @pytest.fixture
@@ -61,6 +63,18 @@ def test_magnet_runs_with_the_weights_that_ship(work, capsys) -> None:
     assert report["changed_pixels"] == (given != found).sum() > 0
     assert np.array_equal(found == 255, given == 255)
     assert found[found != 255].max() <= 10
+
+
+def test_magnet_fast_is_magnet_with_the_papers_budget(work) -> None:
+    budgets = {}
+    for method in ("magnet", "magnet-fast"):
+        refiner = load_label_refiner(method, device="cpu")
+        assert isinstance(refiner, MagnetLabels)
+        budgets[method] = refiner.progressive.budget
+    assert budgets == {"magnet": None, "magnet-fast": Budget(tiles=3)}
+    options = ("--labels", "--method", "magnet-fast", "-o", "fast.png")
+    assert run(["refine", "image.png", "labels.png", *options]) == 0
+    assert (read_labels("fast.png") != read_labels("labels.png")).any()
 
 
 def test_masks_can_be_refined_by_a_classical_method(work, capsys) -> None:

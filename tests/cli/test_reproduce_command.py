@@ -37,7 +37,8 @@ def test_every_table_is_whole(name) -> None:
     assert table.folders.keys() | table.options.keys() <= table.weights.keys()
     if table.kind != "other":  # every line has weights, or a reason why no command measures it
         assert sorted([*table.weights, *table.without]) == sorted(table.rows)
-    wanted = {name for name, words in table.options.items() if "magnet" in words}
+    magnet = {"magnet", "magnet-fast"}
+    wanted = {name for name, words in table.options.items() if magnet.intersection(words)}
     assert wanted == table.refinements.keys()
     if table.kind in ("refine", "labels"):
         assert table.folders.keys() == table.weights.keys()
@@ -165,8 +166,9 @@ def test_magnets_lines_run_where_their_weights_are(tmp_path, capsys) -> None:
     file = folder / "cityscapes-hrnetw18-ocr.safetensors"
     save_weights(file, network, architecture="fcn-lite", metadata=about, **plain)
     about |= {"stage_sides": "32,64", "tile": "32,32", "point_share": "0.5"}
-    file = folder / "magnet-cityscapes.safetensors"
-    save_weights(file, MagnetRefinement(19), architecture="magnet", metadata=about, **plain)
+    for name in ("magnet-cityscapes", "magnet-cityscapes-256-512-2048"):
+        file = folder / f"{name}.safetensors"
+        save_weights(file, MagnetRefinement(19), architecture="magnet", metadata=about, **plain)
     place = tmp_path / "data/cityscapes"
     photo = np.random.default_rng(0).integers(0, 255, (128, 256, 3), np.uint8)
     ids = np.full((128, 256), 7, np.uint8)
@@ -178,7 +180,7 @@ def test_magnets_lines_run_where_their_weights_are(tmp_path, capsys) -> None:
     command = ["--data", str(tmp_path / "data"), "--weights", str(folder), "--json"]
     assert cli.run(["reproduce", "magnet-5", *command]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
-    for name in ("downsampling", "DenseCRF", "MagNet"):
+    for name in ("downsampling", "DenseCRF", "MagNet-Fast", "MagNet"):
         assert rows[name]["missing"] == []
         fence, pole, *_ = rows[name]["measured"]
         assert fence is None or fence == 0  # there is none

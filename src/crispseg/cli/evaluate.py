@@ -127,7 +127,7 @@ def _check_mask_options(
         )
     if any(networks):
         raise InputError("--refined measures masks as they are: no --model, --fast or --mode")
-    if method in (Method.divide, Method.magnet):
+    if method in (Method.divide, Method.magnet, Method.magnet_fast):
         raise InputError(f"method {method.value} refines label maps; give --dataset or --labels")
 
 

@@ -32,6 +32,7 @@ class Method(StrEnum):
     cascade = "cascade"
     divide = "divide"
     magnet = "magnet"
+    magnet_fast = "magnet-fast"
     densecrf = "densecrf"
     guided = "guided"
     offset = "offset"
@@ -41,7 +42,8 @@ MethodOption = Annotated[
     Method,
     typer.Option(
         help="cascade: all objects in one pass; divide: CascadePSP's way for label maps, one after "
-        "the other; magnet, densecrf, guided, offset: see the documentation."
+        "the other; magnet; magnet-fast: the three most uncertain tiles of each stage; densecrf, "
+        "guided, offset: see the documentation."
     ),
 ]
 

@@ -64,7 +64,7 @@ def test_quiet_prints_nothing_and_json_prints_json(work, model, capsys) -> None:
     assert refine(model, "photo.jpg", "mask.png", "-o", "out.png", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["output"] == "out.png"
-    assert report["tiles_run"] == report["tiles_planned"] == 1
+    assert report["tiles_run"] == report["tiles_planned"] >= 1
     assert 0 <= report["changed_fraction"] <= 1
 
 
@@ -73,7 +73,8 @@ def test_fast_stops_after_the_global_step(work, capsys, model) -> None:
     for options in ((), ("--fast",)):
         assert refine(model, "photo.jpg", "mask.png", "-o", "out.png", "--json", *options) == 0
         planned.append(json.loads(capsys.readouterr().out)["tiles_planned"])
-    assert planned == [1, 0]
+    assert planned[0] >= 1
+    assert planned[1] == 0
 
 
 @pytest.mark.parametrize("options", [["--mode", "published"], ["--roi", "0,0,50,50"]])

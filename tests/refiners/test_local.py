@@ -12,9 +12,9 @@ from crispseg.refiners.local import (
     Coarse,
     box_of_edges,
     pasted,
-    spread,
     undecided,
 )
+from crispseg.refiners.objects import dilate, square
 from crispseg.types import Box
 
 Array = np.ndarray
@@ -86,10 +86,10 @@ def test_thin_parts_that_moved_are_the_networks() -> None:
     assert not undecided(thick, np.zeros_like(given)).any()
 
 
-def test_spread_is_a_square() -> None:
+def test_dilation_by_a_square() -> None:
     mask = np.zeros((9, 9), bool)
     mask[4, 1] = True
-    wide = spread(mask, 2)
+    wide = dilate(mask, square(2))
     assert wide.sum() == 5 * 4
     assert wide[2:7, :4].all()
 

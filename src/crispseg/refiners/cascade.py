@@ -17,6 +17,7 @@ released package's own procedure. They differ where the published one loses edge
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -44,6 +45,7 @@ from crispseg.runtime.device import resolve_device
 from crispseg.runtime.precision import Precision
 from crispseg.tiling.blend import RamMerger, merged_alone
 from crispseg.tiling.grid import enlargements, even_tile, magnifications, plan_tiles
+from crispseg.tiling.pieces import bounding_box
 from crispseg.tiling.resample import bilinear_window, resize_area
 from crispseg.tiling.sliding import TilePlan, run_tiles
 from crispseg.types import Box, Image, InputError, Mask, Size, check_image, check_mask
@@ -299,8 +301,8 @@ class _Cascade:
         tile_size = self.refiner.tile_size
         if max(self.size) > tile_size:
             return magnifications(self.size, tile_size, MAX_RATIO)
-        rows, columns = (np.flatnonzero(self.given.any(axis=axis)) for axis in (1, 0))
-        extent = float(np.sqrt((np.ptp(rows) + 1) * (np.ptp(columns) + 1)))
+        box = bounding_box(self.given)
+        extent = math.sqrt(box.height * box.width)
         factors = enlargements(self.size, extent, tile_size)
         return [Size(self.size.height * k, self.size.width * k) for k in factors]
 

@@ -9,12 +9,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from crispseg.refiners.objects import Flags, dilate, erode, square
 from crispseg.tiling.blend import AXIS_WEIGHT, tile_weights
+from crispseg.tiling.pieces import bounding_box
 from crispseg.tiling.resample import Part, bilinear_source, bilinear_window
 from crispseg.types import Box, Size
 
 Array = NDArray[np.float32]
-Flags = NDArray[np.bool_]
 
 UNCERTAIN = (0.05, 0.95)
 THIN_PX = 5
@@ -50,7 +51,10 @@ class Coarse:
         return Coarse(self.given[at], self.final[at], self.stride4[at], Part(whole, source))
 
     def keeping_thin(self) -> Coarse:
-        """With the given mask where this magnification is too small to decide; of a whole one."""
+        """With the given mask where this magnification is too small to decide.
+
+        Of a part of one, the outer ``HALO_PX`` may come out wrong, but at the image's border.
+        """
         return replace(
             self, final=np.where(undecided(self.given, self.final), self.given, self.final)
         )
@@ -71,24 +75,12 @@ def undecided(given: Array, final: Array) -> Flags:
     Returns:
         (h, w) bool. Pixels depend on those within ``HALO_PX``.
     """
-    lost = np.zeros(given.shape, np.bool_)
+    lost, half = np.zeros(given.shape, np.bool_), square(THIN_PX // 2)
     for present, left in ((given > 0, final > 0.5), (given < 1, final < 0.5)):
         if present.any() and not present.all():
-            thick = spread(~spread(~present, THIN_PX // 2), THIN_PX // 2)
-            lost |= present & ~thick & ~spread(left, REACH_PX)
+            thick = dilate(erode(present, half), half)
+            lost |= present & ~thick & ~dilate(left, square(REACH_PX))
     return lost
-
-
-def spread(mask: Flags, radius: int) -> Flags:
-    """Whether any pixel of the square of ``radius`` around is set; none is outside."""
-    for axis in (0, 1):
-        lines = np.moveaxis(mask, axis, 0)
-        wide = lines.copy()
-        for step in range(1, radius + 1):
-            wide[step:] |= lines[:-step]
-            wide[:-step] |= lines[step:]
-        mask = np.moveaxis(wide, 0, axis)
-    return mask
 
 
 def box_of_edges(given: Array, final: Array) -> Box | None:
@@ -102,11 +94,10 @@ def box_of_edges(given: Array, final: Array) -> Box | None:
     for mask in (given > 0.5, final > 0.5):
         marked[1:] |= mask[1:] != mask[:-1]
         marked[:, 1:] |= mask[:, 1:] != mask[:, :-1]
-    rows, columns = (np.flatnonzero(marked.any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
+    box = bounding_box(marked)
+    if not box.height:
         return None
-    box = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
-    margin = max(AROUND_PX, round(AROUND_SHARE * (box.size.height * box.size.width) ** 0.5))
+    margin = max(AROUND_PX, round(AROUND_SHARE * (box.height * box.width) ** 0.5))
     return box.grow(margin).clip(Size(*given.shape))
 
 

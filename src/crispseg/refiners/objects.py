@@ -61,6 +61,11 @@ def disc_reaches(diameter: int) -> list[tuple[int, int, int]]:
     return rows
 
 
+def square(radius: int) -> list[tuple[int, int, int]]:
+    """Rows of a square element of 2 ``radius`` + 1 pixels a side: row, first and last column."""
+    return [(y, -radius, radius) for y in range(-radius, radius + 1)]
+
+
 def dilate(mask: Flags, rows: list[tuple[int, int, int]]) -> Flags:
     """The pixels from which an element, given by its rows, reaches a pixel of the mask."""
     height, width = mask.shape

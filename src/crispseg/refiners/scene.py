@@ -26,6 +26,7 @@ from crispseg.refiners.objects import (
 )
 from crispseg.refiners.one_pass import OnePass
 from crispseg.refiners.published import refine_published
+from crispseg.tiling.pieces import bounding_box
 from crispseg.types import Box, Image, InputError, Size, check_image
 
 LEAST_AREA = 32 * 32
@@ -98,11 +99,9 @@ def scene_objects(labels: Labels, ignore_index: int) -> list[SceneObject]:
 
 
 def _box_around(mask: Flags) -> Box:
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    y0, y1 = int(rows[0]), int(rows[-1]) + 1
-    x0, x1 = int(columns[0]), int(columns[-1]) + 1
-    dy, dx = round(CONTEXT * (y1 - y0)), round(CONTEXT * (x1 - x0))
-    return Box(y0 - dy, x0 - dx, y1 + dy, x1 + dx)
+    box = bounding_box(mask)
+    dy, dx = round(CONTEXT * box.height), round(CONTEXT * box.width)
+    return Box(box.y0 - dy, box.x0 - dx, box.y1 + dy, box.x1 + dx)
 
 
 def divide_and_conquer(

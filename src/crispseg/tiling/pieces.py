@@ -98,6 +98,14 @@ def rim(label: NDArray[Any]) -> Flags:
     return on_rim & (label > 0)
 
 
+def bounding_box(mask: NDArray[Any]) -> Box:
+    """The smallest box around all of a (h, w) mask that is not 0; an empty one if all is."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return Box(0, 0, 0, 0)
+    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+
+
 def bounding_boxes(label: NDArray[np.int32], count: int) -> Counts:
     """(count, 4) y0, x0, y1, x1 of the labels 1 .. count."""
     boxes = np.zeros((count + 1, 4), np.int64)

@@ -127,7 +127,7 @@ def _object_names(root: Path) -> tuple[str, ...]:
     """By number; the release of 2021 has a table in ``objects.txt``, in an order of its own."""
     lines: list[str] = []
     if (root / INDEX).is_file():
-        index = read_matlab(root / INDEX, fields=["objectnames"]).get("index")
+        index = read_matlab(root / INDEX, "index")
         found = index[0].get("objectnames") if isinstance(index, list) and index else None
         if not isinstance(found, list):
             raise InputError(f"{root / INDEX} holds no index.objectnames")

@@ -140,14 +140,14 @@ def read_mapped(path: Path, page: int) -> Labels:
 @lru_cache(maxsize=1)
 def _pages(path: Path) -> NDArray[Any]:
     """(H, W, N); the file is packed as a whole, so that all of it is read, once."""
-    found = read_matlab(path).get("labels40")
+    found = read_matlab(path, "labels40")
     if not isinstance(found, np.ndarray):
         raise InputError(f"{path} holds no labels40")
     return found
 
 
 def _whole_numbers(path: Path, name: str, low: int, high: int) -> list[int]:
-    found = read_matlab(path).get(name)
+    found = read_matlab(path, name)
     if not isinstance(found, np.ndarray) or not found.size:
         raise InputError(f"{path} holds no {name}")
     if found.min() < low or found.max() > high or (found % 1).any():

@@ -88,7 +88,7 @@ def _original(root: Path, names: Path) -> list[Labelled]:
 
 
 def _shows_parts(path: Path) -> bool:
-    objects = _objects(path, ["objects", "class", "parts", "part_name"])
+    objects = _objects(path)
     return any(_is_person(one) and one.get("parts") for one in objects)
 
 
@@ -102,7 +102,7 @@ def read_parts(path: Path) -> Labels:
         InputError: as ``read_matlab``; no objects with masks of one size, or a part of a person
             that is none of ``PARTS``.
     """
-    objects = _objects(path, ["objects", "class", "mask", "parts", "part_name"])
+    objects = _objects(path)
     shapes = {_shape(one.get("mask")) for one in objects}
     if len(shapes) != 1 or len(shape := shapes.pop()) != 2:
         raise InputError(f"{path}: anno.objects have no masks, or of several sizes")
@@ -119,9 +119,9 @@ def _shape(mask: Any) -> tuple[int, ...]:
     return mask.shape if isinstance(mask, np.ndarray) else ()
 
 
-def _objects(path: Path, fields: list[str]) -> list[dict[str, Any]]:
+def _objects(path: Path) -> list[dict[str, Any]]:
     """Of a file of PASCAL-Part; parts are a list, or None where nobody marked any."""
-    found = read_matlab(path, fields).get("anno")
+    found = read_matlab(path, "anno")
     objects = found[0].get("objects") if isinstance(found, list) and found else None
     if not isinstance(objects, list):
         raise InputError(f"{path} holds no anno.objects")

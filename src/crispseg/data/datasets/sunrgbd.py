@@ -78,7 +78,7 @@ def _original(root: Path, split: str) -> list[Labelled]:
         if not (root / name).exists():
             raise wrong_tree(SPEC, root, name)
     wanted = {_below(root / SPLITS, one) for one in _list(root / SPLITS, f"all{split}")}
-    records = _list(root / META, "SUNRGBDMeta", ["rgbpath"])
+    records = _list(root / META, "SUNRGBDMeta")
     cells = max(stored_shape(root / LABELS, CELLS), default=0)
     if cells != len(records):
         raise InputError(f"{root / LABELS} has {cells} label maps, {META} {len(records)} photos")
@@ -110,8 +110,8 @@ def read_original(path: Path, cell: int) -> Labels:
         raise InputError(f"{path}: {error}") from None
 
 
-def _list(path: Path, name: str, fields: list[str] | None = None) -> list[Any]:
-    found = read_matlab(path, fields).get(name)
+def _list(path: Path, name: str) -> list[Any]:
+    found = read_matlab(path, name)
     if not isinstance(found, list) or not found:
         raise InputError(f"{path} holds no list {name}")
     return found

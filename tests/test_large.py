@@ -27,7 +27,15 @@ from crispseg.models.build import build
 from crispseg.models.cascadepsp import CascadeLogits, RefinementModule
 from crispseg.models.weights import LoadedModel
 from crispseg.refiners.cascade import CascadeRefiner
-from crispseg.runtime.memory import LEAN, Need, Plan, parse_bytes, plan_run
+from crispseg.runtime.memory import (
+    LEAN,
+    Need,
+    Plan,
+    forget_peak,
+    parse_bytes,
+    peak_mib,
+    plan_run,
+)
 from crispseg.tiling.resample import bilinear_window
 from crispseg.types import Box, InputError, Size
 
@@ -411,3 +419,12 @@ def test_a_budget_that_is_too_small_is_refused_before_anything_is_run(job) -> No
 def test_published_mode_and_other_outputs_are_refused(job) -> None:
     with pytest.raises(InputError, match=r"\.png, \.tif"):
         refine_large(replace(job, output=job.output.with_suffix(".jpg")), refiner())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget a peak of memory")
+def test_the_peak_of_memory_can_begin_anew() -> None:
+    held = np.ones(100 << 17)  # 100 MiB
+    high = peak_mib()
+    del held
+    assert forget_peak()
+    assert peak_mib() <= high - 90

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,10 @@ def test_every_table_is_whole(name) -> None:
     for row, figures in table.rows.items():
         assert len(figures) == len(table.columns), row
         assert all(0 < value < 100 for value in figures), row
-    for named in (table.weights, table.folders, table.options, table.refinements):
+    for cost in table.costs.values():
+        assert cost.keys() <= {"megabytes", "seconds"}
+        assert all(value > 0 for value in cost.values())
+    for named in (table.costs, table.weights, table.folders, table.options, table.refinements):
         assert named.keys() <= table.rows.keys()
     assert table.folders.keys() | table.options.keys() <= table.weights.keys()
     if table.kind != "other":  # every line has weights, or a reason why no command measures it
@@ -115,7 +119,9 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch, capsys) -> None:
     assert all(row["measured"] is None for row in rows.values())
     assert cli.run(["reproduce", "magnet-4", *place[:-1]]) == 0
     out = capsys.readouterr().out
-    assert "MagNet: published 67.57\n  crispseg evaluate --dataset cityscapes" in out
+    assert (
+        "MagNet: published 67.57  2007 MB  2.93 s\n  crispseg evaluate --dataset cityscapes" in out
+    )
     assert f"--method magnet --refinement {tmp_path / 'magnet-cityscapes.safetensors'}" in out
     assert "recipes/magnet-cityscapes.toml trains" in out
     assert "missing for patch processing: a command: " in out
@@ -179,13 +185,22 @@ def test_magnets_lines_run_where_their_weights_are(tmp_path, capsys) -> None:
         Image.fromarray(pixels).save(place / name / f"val/bonn/bonn_1_{ending}.png")
     command = ["--data", str(tmp_path / "data"), "--weights", str(folder), "--json"]
     assert cli.run(["reproduce", "magnet-5", *command]) == 0
-    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    found = capsys.readouterr()
+    assert "measuring MagNet-Fast\n" in found.err  # long work says where it is
+    rows = {row["name"]: row for row in json.loads(found.out)["rows"]}
     for name in ("downsampling", "DenseCRF", "MagNet-Fast", "MagNet"):
         assert rows[name]["missing"] == []
+        assert rows[name]["measured_costs"] == {}
         fence, pole, *_ = rows[name]["measured"]
         assert fence is None or fence == 0  # there is none
         assert 0 <= pole <= 100
     assert rows["PointRend"]["missing"] == ["a command: not a network of crispseg's"]
+    assert cli.run(["reproduce", "magnet-4", *command]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert rows["MagNet"]["published_costs"] == {"megabytes": 2007, "seconds": 2.93}
+    assert rows["MagNet"]["measured_costs"]["seconds"] > 0
+    if sys.platform == "linux":
+        assert rows["MagNet"]["measured_costs"]["megabytes"] > 0
 
 
 def test_a_line_that_fails_leaves_the_others(tmp_path, capsys) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -17,7 +18,12 @@ from crispseg.types import CrispsegError, InputError
 if TYPE_CHECKING:
     from crispseg.evaluation.papers import Line, Table
 
-Figures = list[float | None]
+
+class Measured(NamedTuple):
+    """Of a line: its figures, in percent, and what they cost on this machine."""
+
+    figures: list[float | None]
+    costs: dict[str, float]
 
 
 def reproduce(
@@ -47,10 +53,11 @@ def reproduce(
     chosen = tables[table]
     known = {name: local_file(spec) for name, spec in KNOWN.items()}
     lines = plan(chosen, data, weights, known)
-    measured: dict[str, Figures] = {}
+    measured: dict[str, Measured] = {}
     failed: dict[str, str] = {}
     for line in lines:
         if line.runs and not check:
+            typer.echo(f"measuring {line.name}", err=True)
             try:
                 measured[line.name] = _measure(line, chosen)
             except CrispsegError as error:  # the other lines can still be measured
@@ -63,34 +70,43 @@ def reproduce(
         raise InputError(f"{len(failed)} of {len(lines)} lines could not be measured")
 
 
-def _measure(line: Line, table: Table) -> Figures:
+def _measure(line: Line, table: Table) -> Measured:
     from crispseg.cli.main import app  # noqa: PLC0415
     from crispseg.evaluation.papers import figure  # noqa: PLC0415
+    from crispseg.runtime.memory import forget_peak  # noqa: PLC0415
 
-    out = StringIO()
+    out, own_peak = StringIO(), forget_peak()
     with redirect_stdout(out):
         command = typer.main.get_command(app)
-        command.main([*line.command, "--json", "--quiet"], standalone_mode=False)
+        command.main([*line.command, "--json"], standalone_mode=False)
     report = json.loads(out.getvalue())
     summary = report["summary"]
+    costs = {}
+    if table.costs:
+        costs = {"seconds": summary["seconds"] / summary["images"]}
+        if own_peak:
+            costs = {"megabytes": report["settings"]["peak_memory_mb"], **costs}
     if table.kind == "labels":
         summary = {"before": report["before"]["summary"], "after": summary}
-    return [figure(summary, column) for column in table.columns]
+    return Measured([figure(summary, column) for column in table.columns], costs)
 
 
 def _report(
-    table: Table, lines: list[Line], measured: dict[str, Figures], failed: dict[str, str]
+    table: Table, lines: list[Line], measured: dict[str, Measured], failed: dict[str, str]
 ) -> dict[str, Any]:
+    both = [(line, measured.get(line.name)) for line in lines]
     rows = [
         {
             "name": line.name,
             "published": list(line.published),
-            "measured": measured.get(line.name),
+            "measured": found and found.figures,
+            "published_costs": table.costs.get(line.name),
+            "measured_costs": found and found.costs,
             "command": shlex.join(["crispseg", *line.command]) if line.command else None,
             "missing": list(line.missing),
             "error": failed.get(line.name),
         }
-        for line in lines
+        for line, found in both
     ]
     return {
         "table": table.name,
@@ -102,16 +118,15 @@ def _report(
 
 
 def _text(
-    table: Table, lines: list[Line], measured: dict[str, Figures], failed: dict[str, str]
+    table: Table, lines: list[Line], measured: dict[str, Measured], failed: dict[str, str]
 ) -> list[str]:
     out = [f"{table.name}: {table.title}", f"in %: {', '.join(table.columns)}"]
     reasons: dict[str, list[str]] = {}
     for line in lines:
-        figures = "  ".join(f"{value:.2f}" for value in line.published)
-        out.append(f"{line.name}: published {figures}")
+        published = _figures(line.published, table.costs.get(line.name, {}))
+        out.append(f"{line.name}: published {published}")
         if line.name in measured:
-            found = measured[line.name]
-            out.append("  measured " + "  ".join("-" if v is None else f"{v:.2f}" for v in found))
+            out.append(f"  measured {_figures(*measured[line.name])}")
         if line.command:
             out.append("  " + shlex.join(["crispseg", *line.command]))
         if line.name in failed:
@@ -122,3 +137,9 @@ def _text(
         which = "every line" if len(names) == len(lines) else ", ".join(names)
         out.append(f"missing for {which}: {reason}")
     return out
+
+
+def _figures(figures: Sequence[float | None], costs: Mapping[str, float]) -> str:
+    units = {"megabytes": "{:.0f} MB", "seconds": "{:.2f} s"}
+    out = ["-" if value is None else f"{value:.2f}" for value in figures]
+    return "  ".join([*out, *(units[name].format(value) for name, value in costs.items())])

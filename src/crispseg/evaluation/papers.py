@@ -31,6 +31,7 @@ class Table:
         split: of it.
         columns: figures of a results.json, by their place in its summary.
         rows: line -> published figures, in percent, one for each column.
+        costs: line -> published "megabytes" (of a GPU) and "seconds" an image; of some lines.
         weights: line -> name of the weights.
         refinements: line -> name of the weights of MagNet's module.
         without: line -> why no command measures it; of the lines that have no weights.
@@ -47,6 +48,7 @@ class Table:
     dataset: str
     columns: tuple[str, ...]
     rows: Mapping[str, Sequence[float]]
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     split: str = "val"
     weights: Mapping[str, str] = field(default_factory=dict)
     folders: Mapping[str, str] = field(default_factory=dict)

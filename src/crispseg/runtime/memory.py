@@ -123,6 +123,20 @@ def peak_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
+def forget_peak() -> bool:
+    """Let ``peak_mib`` begin anew with what is held now; Linux only.
+
+    Returns:
+        Whether it does.
+    """
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")  # proc_pid_clear_refs(5)
+    except OSError:
+        return False
+    return True
+
+
 def give_back_at_once() -> None:
     """Let glibc return large arrays to the system when they are freed.
 

@@ -13,7 +13,6 @@ from crispseg.refiners.select import (
     median_blur,
     most_uncertain,
     points_to_take,
-    score,
     top_k,
     uncertainty,
 )
@@ -24,14 +23,6 @@ def test_uncertainty_by_hand() -> None:
     columns = [[0.5, 0.5, 0], [1, 0, 0], [0.2, 0.3, 0.5], [0.6, 0.1, 0.3], [0.25, 0.5, 0.25]]
     probabilities = np.array(columns, np.float32).T[:, None]  # (3, 1, 5)
     assert np.allclose(uncertainty(probabilities), [[1, 0, 0.8, 0.7, 0.75]], atol=1e-6)
-
-
-def test_score_by_hand() -> None:
-    coarse = np.array([[1.0, 0.5, 0.0], [0.2, 0.8, 1.0], [0.0, 0.0, 0.0]], np.float32)
-    refined = np.array([[0.0, 0.5, 0.0], [0.5, 0.25, 0.9], [0.0, 0.0, 0.0]], np.float32)
-    # Products: 1 .25 0 / .1 .6 .1 / 0 0 0. The middle's nine, sorted: 0 0 0 0 .1 .1 .25 .6 1.
-    assert score(coarse, refined, 3)[1, 1] == np.float32(0.1)
-    assert np.allclose(score(coarse, refined, 1), [[1, 0.25, 0], [0.1, 0.6, 0.1], [0, 0, 0]])
 
 
 @pytest.mark.parametrize("size", [3, 5])

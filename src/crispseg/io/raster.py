@@ -69,8 +69,8 @@ class _Dataset:
         import rasterio  # noqa: PLC0415
 
         self.path = path
-        with _reading(path), _environment():
-            self._file = rasterio.open(path)
+        with _reading(path), _environment(threads="ALL_CPUS"):
+            self._file = rasterio.open(path)  # decodes on so many from now on
         self.size = Size(self._file.height, self._file.width)
         self.count: int = self._file.count
         height, width = self._file.block_shapes[0]
@@ -294,13 +294,15 @@ def _window(box: Box) -> Any:
 
 
 @contextmanager
-def _environment() -> Iterator[None]:
+def _environment(*, threads: str = "1") -> Iterator[None]:
+    """GDAL's options; with more threads the order of written blocks would be left to chance."""
     import warnings  # noqa: PLC0415
 
     import rasterio  # noqa: PLC0415
     from rasterio.errors import NotGeoreferencedWarning  # noqa: PLC0415
 
-    with rasterio.Env(GDAL_CACHEMAX=Cache.bytes, GDAL_NUM_THREADS="1"), warnings.catch_warnings():
+    options = {"GDAL_CACHEMAX": Cache.bytes, "GDAL_NUM_THREADS": threads}
+    with rasterio.Env(**options), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 

@@ -65,17 +65,6 @@ def median_blur(values: Floats, size: int) -> Floats:
     return result
 
 
-def score(coarse_uncertainty: Floats, refined_uncertainty: Floats, median_px: int) -> Floats:
-    """median_blur(Yu * (1 - Ru)): the coarse map is unsure and the refinement is sure.
-
-    Args:
-        coarse_uncertainty: (h, w) Yu, of the stages so far.
-        refined_uncertainty: (h, w) Ru, of the refinement module's output.
-        median_px: size of the median; 1 for none.
-    """
-    return median_blur(coarse_uncertainty * (1 - refined_uncertainty), median_px)
-
-
 def top_k(scores: NDArray[np.float32], k: int) -> Positions:
     """Positions of the ``k`` largest values, in rising order; of equal ones the first.
 

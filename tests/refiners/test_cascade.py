@@ -160,7 +160,8 @@ def test_small_images_are_enlarged(radius: int, runs: int, seen: int) -> None:
     result = refiner(watched).run(photo(300, 400), mask)
     assert result.network_runs == runs
     assert heights[0] == seen  # padded to a multiple of 8
-    assert result.tiles_run == (Box(0, 0, 300, 400),)
+    assert result.tiles_run[0] == Box(0, 0, 300, 400)
+    assert len(result.tiles_run) == runs
     np.testing.assert_allclose(result.mask, mask, atol=2e-6)
 
 

@@ -11,7 +11,7 @@ released package's own procedure. They differ where the published one loses edge
   binarised one;
 * images more than ``MAX_RATIO`` times larger than a tile pass through magnifications in between;
 * images that fit a tile are enlarged by a whole number where their object is small; otherwise
-  the local step looks at them, or the part around the object's edges, at twice their size
+  the local step looks at the part around the object's edges at twice the size
   (section 3.3: the local step is for images larger than the network's input).
 """
 
@@ -44,7 +44,7 @@ from crispseg.refiners.scene import Way, refine_scene
 from crispseg.runtime.device import resolve_device
 from crispseg.runtime.precision import Precision
 from crispseg.tiling.blend import RamMerger, merged_alone
-from crispseg.tiling.grid import enlargements, even_tile, magnifications, plan_tiles
+from crispseg.tiling.grid import enlargement, even_tile, magnifications, plan_tiles
 from crispseg.tiling.pieces import bounding_box
 from crispseg.tiling.resample import bilinear_window, resize_area
 from crispseg.tiling.sliding import TilePlan, run_tiles
@@ -303,8 +303,8 @@ class _Cascade:
             return magnifications(self.size, tile_size, MAX_RATIO)
         box = bounding_box(self.given)
         extent = math.sqrt(box.height * box.width)
-        factors = enlargements(self.size, extent, tile_size)
-        return [Size(self.size.height * k, self.size.width * k) for k in factors]
+        factor = enlargement(self.size, extent, tile_size)
+        return [Size(factor * self.size.height, factor * self.size.width)]
 
     def _finished(self, mask: Mask, planned: int) -> Refinement:
         return Refinement(mask, tuple(self.boxes), planned, self.runs)

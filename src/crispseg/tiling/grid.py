@@ -110,11 +110,11 @@ OBJECT_PX = 160
 MAX_ENLARGEMENT = 3
 
 
-def enlargements(size: Size, object_px: float, tile_size: int) -> list[int]:
-    """By what whole numbers to enlarge an image that fits a tile: first, and then for detail.
+def enlargement(size: Size, object_px: float, tile_size: int) -> int:
+    """By what whole number to enlarge an image that fits a tile, so that objects are not too small.
 
-    Small objects are enlarged towards ``OBJECT_PX``. Where the image at twice its size still has
-    no more pixels than a tile, a second look at that size places edges to half a pixel.
+    Small objects are enlarged towards ``OBJECT_PX``, as long as the image has no more pixels than a
+    tile then.
 
     Args:
         size: of the image, no side longer than ``tile_size``.
@@ -122,14 +122,14 @@ def enlargements(size: Size, object_px: float, tile_size: int) -> list[int]:
         tile_size: in pixels.
 
     Returns:
-        One factor or two, 1 to ``MAX_ENLARGEMENT``.
+        1 to ``MAX_ENLARGEMENT``.
     """
 
     def fits(factor: int) -> bool:
         pixels = size.height * size.width * factor**2
         return pixels <= tile_size**2 and factor * max(size) <= 1.5 * tile_size
 
-    first = min(max(round(OBJECT_PX / max(object_px, 1)), 1), MAX_ENLARGEMENT)
-    while first > 1 and not fits(first):
-        first -= 1
-    return [1, 2] if first == 1 and fits(2) else [first]
+    factor = min(max(round(OBJECT_PX / max(object_px, 1)), 1), MAX_ENLARGEMENT)
+    while factor > 1 and not fits(factor):
+        factor -= 1
+    return factor

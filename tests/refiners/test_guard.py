@@ -20,6 +20,7 @@ from crispseg.refiners.guard import (
     calibrate,
     confidence,
     find_changes,
+    is_at_a_loss,
     keep_better,
     negligible,
     trust_in,
@@ -55,6 +56,33 @@ def test_what_calibrates_to_next_to_nothing_is_zero(temperature: float) -> None:
 def test_confidence_is_that_of_the_binary_mask() -> None:
     p = np.array([[0, 0.2, 0.5, 0.9, 1]], np.float32)
     np.testing.assert_array_equal(confidence(p), np.array([[1, 0.8, 0.5, 0.9, 1]], np.float32))
+
+
+def pole(sure: float) -> tuple[np.ndarray, np.ndarray]:
+    """A pole of 4 px, given 2 px to the left; all decisions are right with probability ``sure``."""
+    given, refined = np.zeros((2, 60, 60), bool)
+    given[10:50, 20:24] = refined[10:50, 22:26] = True
+    return given, np.where(refined, sure, 1 - sure).astype(np.float32)
+
+
+def test_a_network_at_a_loss_is_not_trusted_with_the_object() -> None:
+    given, unsure = pole(0.7)
+    assert is_at_a_loss(given, unsure)
+    result, kept = keep_better(given, unsure, ALWAYS, seen_whole=True)
+    np.testing.assert_array_equal(result > 0.5, given)
+    assert sum(place.pixels for place in kept) == 160
+    assert all(place.whole_object for place in kept)
+    np.testing.assert_array_equal(result[:5], unsure[:5])  # what did not change stays as sure
+    in_part, kept = keep_better(given, unsure, ALWAYS)
+    assert in_part is unsure
+    assert not kept
+
+
+def test_a_network_that_is_sure_enough_is() -> None:
+    given, sure = pole(0.8)
+    assert not is_at_a_loss(given, sure)
+    assert keep_better(given, sure, ALWAYS, seen_whole=True) == (sure, ())
+    assert not is_at_a_loss(np.zeros((3, 3), bool), np.full((3, 3), 0.4, np.float32))  # no object
 
 
 def brute_force_components(kind: np.ndarray) -> np.ndarray:
@@ -224,6 +252,24 @@ def test_the_refiner_uses_both_and_both_can_be_switched_off() -> None:
     assert kept > 0
     still = find_changes(mask, guarded)  # only what is too small to be judged
     assert still.pixels.max(initial=0) < SMALLEST_SHARE * mask.sum()
+
+
+def test_objects_are_judged_as_a_whole_where_the_image_fits_a_tile() -> None:
+    """Random weights are sure of nothing; the changes themselves are trusted here."""
+    torch.manual_seed(0)
+    module = build("cascadepsp-lite").eval()
+    plain = ((0.5,) * 3, (0.5,) * 3, "cascadepsp-lite", "random")
+    model = LoadedModel(module, *plain, metadata(ALWAYS))
+    image = np.random.default_rng(0).integers(0, 255, (96, 160, 3)).astype(np.uint8)
+    mask = np.zeros((96, 160), np.bool_)
+    mask[20:70, 30:90] = True
+
+    whole = CascadeRefiner(model, device="cpu").run(image, mask)
+    np.testing.assert_array_equal(whole.mask > 0.5, mask)
+    assert all(place.whole_object for place in whole.kept)
+    parts = CascadeRefiner(model, device="cpu", tile_size=128).run(image, mask)
+    assert ((parts.mask > 0.5) != mask).any()
+    assert parts.kept == ()
 
 
 def test_small_changes_are_not_judged() -> None:

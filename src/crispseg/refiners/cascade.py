@@ -208,7 +208,7 @@ class CascadeRefiner:
         Raises:
             InputError: shapes or dtypes that cannot be used.
         """
-        scene = refine_scene(
+        return refine_scene(
             self.network,
             image,
             labels,
@@ -216,8 +216,7 @@ class CascadeRefiner:
             tile_size=self.tile_size,
             ignore_index=ignore_index,
             stuff=stuff,
-        )
-        return scene.labels
+        ).labels
 
     def _refine_roi(
         self, image: Image, mask: Mask, roi: Box, valid: Valid, progress: Progress | None
@@ -256,7 +255,8 @@ class CascadeRefiner:
             mask = np.where(valid, mask, np.float32(0))
         if not self.guard:
             return replace(result, mask=mask)
-        mask, kept = keep_better(given > 0.5, mask, self.guard)
+        seen_whole = max(given.shape) <= self.tile_size
+        mask, kept = keep_better(given > 0.5, mask, self.guard, seen_whole=seen_whole)
         return replace(result, mask=mask, kept=kept)
 
 

@@ -31,9 +31,7 @@ from crispseg.runtime.memory import (
     LEAN,
     Need,
     Plan,
-    forget_peak,
     parse_bytes,
-    peak_mib,
     plan_run,
 )
 from crispseg.tiling.resample import bilinear_window

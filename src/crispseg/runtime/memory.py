@@ -7,6 +7,7 @@ import re
 import resource
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from crispseg.types import InputError
 
@@ -119,7 +120,12 @@ def plan_run(budget: int | None, need: Need, at_once: int) -> Plan:
 
 def peak_mib() -> float:
     """Most resident memory that this process has held, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        # getrusage counts what the parent held when it started this process, and never forgets
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+    except (OSError, IndexError, ValueError):  # not Linux
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 

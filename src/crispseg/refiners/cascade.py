@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -291,10 +290,8 @@ class _Cascade:
                 return self._second_look(coarse)
             if len(sizes) == 1:  # the global step has seen every pixel
                 self.boxes, planned = [Box(0, 0, *self.size)], 1
-            for smaller, size in pairwise(sizes):
-                if max(smaller) < max(self.size):
-                    coarse = coarse.keeping_thin()
-                coarse, planned = self._local_step(size, coarse)
+            for size in sizes[1:]:
+                coarse, planned = self._local_step(size, coarse.keeping_thin())
         return self._finished(self._at_full_size(coarse), planned)
 
     def _sizes(self) -> list[Size]:

@@ -8,7 +8,6 @@ photos and label maps that are written from it, without.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from crispseg.data.datasets.base import (
     DatasetSpec,
     Labelled,
     check_split,
-    recode,
+    read_recoded,
     wrong_tree,
 )
 from crispseg.data.datasets.folder import default_colour
@@ -81,14 +80,20 @@ def _original(root: Path, split: str) -> list[Labelled]:
             raise wrong_tree(SPEC, root, name)
     file = root / ORIGINAL
     count = stored_shape(file, "labels")[-1]
-    numbers = _whole_numbers(root / SPLITS, f"{split}Ndxs", 1, count)
-    read: Callable[..., Labels] = partial(read_mapped, root / MAPPED)
+    pages = [number - 1 for number in _whole_numbers(root / SPLITS, f"{split}Ndxs", 1, count)]
+    labels, read, numbers = root / MAPPED, read_mapped, NUMBERS
     if not mapped:
         table = _whole_numbers(root / TABLE, "mapClass", 0, len(CLASSES))
-        read = partial(read_labels_40, file, (0, *table))
+        labels, read = file, read_labels_of_page
+        numbers = {old: NUMBERS[new] for old, new in enumerate((0, *table))}
     return [
-        Labelled(f"{n:04}", partial(read_photo, file, n - 1), partial(read, n - 1), image=file)
-        for n in numbers
+        Labelled(
+            f"{page + 1:04}",
+            partial(read_photo, file, page),
+            partial(read_recoded, labels, numbers, partial(read, page=page)),
+            image=file,
+        )
+        for page in pages
     ]
 
 
@@ -104,37 +109,25 @@ def read_photo(path: Path, page: int) -> Image:
     return pixels
 
 
-def read_labels_40(path: Path, table: tuple[int, ...], page: int) -> Labels:
-    """(H, W) uint8 classes of image ``page``, from 0, of the original.
-
-    Args:
-        path: of the original.
-        table: number in the file -> 1..40, or 0 for void.
-        page: of the image.
+def read_labels_of_page(path: Path, page: int) -> Labels:
+    """(H, W) uint8 or uint16: numbers of image ``page``, from 0, of the original.
 
     Raises:
-        InputError: as ``read_page``, or it is no label map, or a number is not in the table.
+        InputError: as ``read_page``, or it is no label map.
     """
-    labels = class_numbers(read_page(path, "labels", page), f"{path}: labels")
-    try:
-        return recode(labels, {old: NUMBERS[new] for old, new in enumerate(table)})
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    return class_numbers(read_page(path, "labels", page), f"{path}: labels")
 
 
 def read_mapped(path: Path, page: int) -> Labels:
-    """(H, W) uint8 classes of image ``page``, from 0, of ``labels40.mat``.
+    """(H, W) uint8 or uint16: numbers of image ``page``, from 0, of ``labels40.mat``.
 
     Raises:
-        InputError: as ``read_matlab``; no such image, or it is no label map of 0..40.
+        InputError: as ``read_matlab``; no such image, or it is no label map.
     """
     pages = _pages(path)
     if pages.ndim != 3 or not 0 <= page < pages.shape[2]:
         raise InputError(f"{path}: labels40 has no image {page + 1}")
-    try:
-        return recode(class_numbers(pages[:, :, page], "labels40"), NUMBERS)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    return class_numbers(pages[:, :, page], f"{path}: labels40")
 
 
 @lru_cache(maxsize=1)

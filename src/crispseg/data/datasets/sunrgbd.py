@@ -19,7 +19,6 @@ from crispseg.data.datasets.base import (
     Labelled,
     check_split,
     labelled_files,
-    recode,
     visible,
     wrong_tree,
 )
@@ -91,23 +90,19 @@ def _original(root: Path, split: str) -> list[Labelled]:
                 raise InputError(f"there is no image {root / photo}, which is listed")
             name = place.relative_to("SUNRGBD").as_posix()
             read = partial(read_original, cell=cell)
-            item = labelled_files(name, root / photo, root / LABELS, read=read)
-            items.append(item)
+            items.append(labelled_files(name, root / photo, root / LABELS, NUMBERS, read))
     if wanted or not items:
         raise InputError(f"{root / META} lacks {len(wanted)} photos of {SPLITS}, all{split}")
     return items
 
 
 def read_original(path: Path, cell: int) -> Labels:
-    """(H, W) uint8 classes: label map ``cell``, from 0, of ``SUNRGBD2Dseg.mat``.
+    """(H, W) uint8 or uint16: numbers of label map ``cell``, from 0, of ``SUNRGBD2Dseg.mat``.
 
     Raises:
-        InputError: as ``read_cell``, or it is no label map of 0..37.
+        InputError: as ``read_cell``, or it is no label map.
     """
-    try:
-        return recode(class_numbers(read_cell(path, CELLS, cell), f"label map {cell + 1}"), NUMBERS)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    return class_numbers(read_cell(path, CELLS, cell), f"{path}: label map {cell + 1}")
 
 
 def _list(path: Path, name: str) -> list[Any]:

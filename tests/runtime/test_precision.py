@@ -14,7 +14,17 @@ from crispseg.refiners.cascade import CascadeRefiner
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.runtime import precision
 from crispseg.runtime.compiled import Finals
-from crispseg.runtime.precision import BF16, DIRECT, EXACT, FP16, PLANES, best, choose, fastest
+from crispseg.runtime.precision import (
+    BF16,
+    BF16_WINOGRAD,
+    DIRECT,
+    EXACT,
+    FP16,
+    PLANES,
+    best,
+    choose,
+    fastest,
+)
 from crispseg.types import Box, InputError
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
@@ -28,8 +38,11 @@ CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
         ({EXACT: 30, DIRECT: 20, PLANES: 25}, DIRECT),
         ({EXACT: 10, DIRECT: 20, BF16: 8}, EXACT),  # quicker, but not clearly
         ({EXACT: 10, DIRECT: 20, BF16: 3, FP16: 8}, BF16),
-        ({EXACT: 10, DIRECT: 20, BF16: 3, FP16: 3.3}, FP16),  # nearly as quick, and closer
+        ({EXACT: 10, DIRECT: 20, BF16: 3, FP16: 3.2}, FP16),  # nearly as quick, and closer
         ({EXACT: 10, DIRECT: 20, BF16: 4, FP16: 3}, FP16),
+        ({EXACT: 10, BF16: 3.2, BF16_WINOGRAD: 3}, BF16),
+        ({EXACT: 10, BF16: 4, BF16_WINOGRAD: 3, FP16: 7}, BF16_WINOGRAD),
+        ({EXACT: 10, BF16: 7.6, BF16_WINOGRAD: 7.4}, BF16_WINOGRAD),  # the other is no clear gain
     ],
 )
 def test_fewer_bits_only_for_a_clear_gain(times, chosen) -> None:

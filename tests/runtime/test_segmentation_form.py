@@ -15,8 +15,8 @@ from crispseg.models.pspnet import PSPNet
 from crispseg.models.resnet import ResNet
 from crispseg.models.segmentation import SegmentationModule
 from crispseg.runtime import arithmetic as arithmetics
-from crispseg.runtime.precision import DIRECT, EXACT, FP16
-from crispseg.runtime.segmenting import SegmentationForm, _Phases, compile_segmentation
+from crispseg.runtime.precision import BF16, BF16_WINOGRAD, DIRECT, EXACT, FP16
+from crispseg.runtime.segmenting import SegmentationForm, _Phases, _Taps, compile_segmentation
 
 SIZES = [(97, 129), (64, 83)]
 
@@ -28,6 +28,7 @@ def narrow() -> Iterator[None]:
         patch.setattr(resnet, "WIDTHS", (16, 16, 24, 32))
         patch.setitem(resnet.LAYERS, 50, (1, 2, 2, 3))
         patch.setattr(arithmetics, "WINOGRAD_CHANNELS", 16)
+        patch.setattr(arithmetics, "WINOGRAD_ROW_CHANNELS", 16)
         yield
 
 
@@ -124,6 +125,19 @@ def test_direct_convolutions_say_the_same(pair) -> None:
     assert float((form(image(64, 83)) - expected).abs().max()) < 1e-4
 
 
+@torch.inference_mode()
+def test_fewer_bits_are_near(pair) -> None:
+    """Logits have a standard deviation of 1."""
+    module, _ = pair
+    expected = module(image(64, 83)).logits
+    for arithmetic, most in ((BF16, 0.015), (BF16_WINOGRAD, 0.015)):
+        form = compile_segmentation(module, arithmetic)
+        assert form is not None
+        found = form(image(64, 83))
+        assert found.dtype == torch.float32
+        assert 1e-4 < float((found - expected).square().mean().sqrt()) < most
+
+
 def test_the_network_stays_as_it_is() -> None:
     torch.manual_seed(0)
     module = randomised(torchvisions())
@@ -167,7 +181,7 @@ def test_a_large_dilation_by_phases_and_by_taps(dilation: int, height: int, widt
     x = torch.randn(2, 16, height, width).contiguous(memory_format=torch.channels_last)
     form = _Phases(conv)
     expected = conv(x)
-    for found in (form._by_phases(x), form._by_taps(x), form(x)):
+    for found in (form._by_phases(x), _Taps(conv)(x), form(x)):
         assert float((found - expected).abs().max()) < 1e-5
     assert form(x, relu=True).min() == 0
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from crispseg.runtime.rows import DirectConv, RowConv
-from crispseg.runtime.winograd import WinogradConv
+from crispseg.runtime.winograd import WinogradConv, WinogradRowConv
 
-WINOGRAD_CHANNELS = 64
-"""Below that, going to 36 planes and back costs what the fewer multiplications save."""
+WINOGRAD_CHANNELS, WINOGRAD_ROW_CHANNELS = 64, 256
+"""Below that, going to planes and back costs what the fewer multiplications save."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Arithmetic:
 
     Attributes:
         dtype: of weights and features; sums, logits and probabilities are float32.
-        winograd: 3x3 convolutions with fewer multiplications; for float32 on a CPU.
+        winograd: 3x3 convolutions with fewer multiplications, on a CPU.
         channels_last: the order in memory of the other 3x3 convolutions.
     """
 
@@ -36,10 +36,17 @@ class Arithmetic:
 
     def conv(self, conv: nn.Conv2d) -> RowConv:
         """The form of a 3x3 convolution of stride 1."""
-        if self.takes_winograd(conv):
+        if self.takes_patches(conv):
             return WinogradConv(conv)
+        if self.winograd and _channels(conv) >= WINOGRAD_ROW_CHANNELS:
+            return WinogradRowConv(conv)
         return DirectConv(conv, channels_last=self.channels_last)
 
-    def takes_winograd(self, conv: nn.Conv2d) -> bool:
+    def takes_patches(self, conv: nn.Conv2d) -> bool:
         """Whether ``conv`` makes it a WinogradConv."""
-        return self.winograd and min(conv.in_channels, conv.out_channels) >= WINOGRAD_CHANNELS
+        is_exact = self.dtype is torch.float32
+        return self.winograd and is_exact and _channels(conv) >= WINOGRAD_CHANNELS
+
+
+def _channels(conv: nn.Conv2d) -> int:
+    return min(conv.in_channels, conv.out_channels)

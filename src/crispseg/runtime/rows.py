@@ -99,11 +99,12 @@ class RowConv(nn.Module):
                 shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
             )
         step = self.band_height(like, size)
+        room = self.room(like, size)
         for y0 in range(0, height, step):
             y1 = min(y0 + step, height)
             above, below = y0 - self.dilation, y1 + self.dilation
             top, bottom = max(above, 0), min(below, height)
-            band = self.convolve(rows(top, bottom), top - above, below - bottom)
+            band = self.convolve(rows(top, bottom), top - above, below - bottom, room)
             if add:
                 band += add(y0, y1)
             if into is not None:
@@ -116,16 +117,22 @@ class RowConv(nn.Module):
         """How many rows to compute at a time."""
         raise NotImplementedError
 
-    def convolve(self, band: Tensor, above: int, below: int) -> Tensor:
+    def room(self, like: Tensor, size: tuple[int, int]) -> list[Tensor]:
+        """What all bands pass through, if anything: made anew, memory would have to be found."""
+        return []
+
+    def convolve(self, band: Tensor, above: int, below: int, room: list[Tensor]) -> Tensor:
         """One band.
 
         Args:
             band: (N, channels, h, W) the input.
             above: rows of zeros above it.
             below: rows of zeros below it.
+            room: as ``room`` makes it.
 
         Returns:
-            (N, out_channels, above + h + below - 2 * dilation, W), the caller's to change.
+            (N, out_channels, above + h + below - 2 * dilation, W), the caller's to change until
+            the next band.
         """
         raise NotImplementedError
 
@@ -147,7 +154,7 @@ class DirectConv(RowConv):
         row_bytes = len(like) * self.channels * size[1] * like.element_size()
         return max(16, BAND_BYTES // row_bytes)
 
-    def convolve(self, band: Tensor, above: int, below: int) -> Tensor:
+    def convolve(self, band: Tensor, above: int, below: int, room: list[Tensor]) -> Tensor:
         """See RowConv."""
         pad, rows = self.dilation, above + band.shape[-2] + below - 2 * self.dilation
         band = band.contiguous(memory_format=self.format)
@@ -159,7 +166,10 @@ class DirectConv(RowConv):
 
 
 class PointConv(nn.Module):
-    """A 1x1 convolution as one matrix product over all pixels, and a ReLU if wanted."""
+    """A 1x1 convolution as one matrix product over all pixels, and a ReLU if wanted.
+
+    In 16 bits it is the library's convolution, which adds the bias on the way.
+    """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -170,6 +180,9 @@ class PointConv(nn.Module):
 
     def forward(self, x: Tensor, *, relu: bool = False) -> Tensor:
         """(N, channels, H, W) -> (N, out_channels, H / stride, W / stride)."""
+        if x.dtype is not torch.float32:
+            out = F.conv2d(x, self.weight[:, :, None, None], self.bias, self.stride)
+            return out.relu_() if relu else out
         if self.stride > 1:
             x = x[:, :, :: self.stride, :: self.stride]
         out = F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)

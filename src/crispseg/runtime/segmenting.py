@@ -31,7 +31,7 @@ from crispseg.models.segmentation import SegmentationModule
 from crispseg.runtime.arithmetic import Arithmetic
 from crispseg.runtime.fold import fold_norm, like
 from crispseg.runtime.residual import ResidualForm, has_bottlenecks
-from crispseg.runtime.rows import PointConv
+from crispseg.runtime.rows import PointConv, own
 from crispseg.runtime.winograd import MOST_PATCHES, OUT, PATCH, WinogradConv
 from crispseg.types import Box, Size
 
@@ -296,29 +296,58 @@ class _Aspp(nn.Module):
 def _branch(conv: nn.Conv2d, arithmetic: Arithmetic) -> nn.Module:
     if conv.kernel_size == (1, 1):
         return PointConv(conv)
-    is_large = cast(tuple[int, int], conv.dilation)[0] >= LARGE_DILATION
-    return _Phases(conv) if is_large and arithmetic.takes_winograd(conv) else arithmetic.conv(conv)
+    if cast(tuple[int, int], conv.dilation)[0] < LARGE_DILATION or not arithmetic.winograd:
+        return arithmetic.conv(conv)
+    return _Phases(conv) if arithmetic.takes_patches(conv) else _Taps(conv)
 
 
-class _Phases(nn.Module):
-    """A 3x3 convolution with a large dilation: every phase of the map by itself, undilated.
+class _Taps(nn.Module):
+    """A 3x3 convolution with a large dilation: a sum of matrix products, one for each tap.
 
-    On small maps, where a phase has fewer pixels than a patch, it is a sum of matrix products
-    instead, one for each tap and only where the tap lies inside the map.
+    Only where the tap lies inside the map: with rate 36 on 128x256 that is 74 % of it.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.dilation = cast(tuple[int, int], conv.dilation)[0]
-        weight = conv.weight.detach()
-        plain = like(conv, weight, cast(Tensor, conv.bias))
-        plain.dilation = plain.padding = (1, 1)
-        self.conv = WinogradConv(plain)
-        self.taps = nn.Parameter(weight.permute(2, 3, 1, 0).contiguous(), requires_grad=False)
+        weight = conv.weight.detach().permute(2, 3, 1, 0).contiguous()
+        self.taps = nn.Parameter(weight, requires_grad=False)
+        self.bias = own(conv.bias)
 
     def forward(self, x: Tensor, *, relu: bool = False) -> Tensor:
         """(N, channels, H, W) -> (N, out_channels, H, W)."""
-        found = self._by_phases(x) if self._is_worth_it(*x.shape[-2:]) else self._by_taps(x)
+        height, width = x.shape[-2:]
+        pixels = x.permute(0, 2, 3, 1)
+        out = (pixels @ self.taps[1, 1]).float()  # of 16 bits the sum would be rounded nine times
+        if self.bias is not None:
+            out += self.bias
+        for i, j in ((i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)):
+            down, across = (i - 1) * self.dilation, (j - 1) * self.dilation
+            if abs(down) < height and abs(across) < width:
+                to = Box(0, 0, height, width).shift(-down, -across).clip(Size(height, width))
+                source = pixels[:, *to.shift(down, across).slices]
+                out[:, *to.slices] += source @ self.taps[i, j]
+        found = out.to(x.dtype).permute(0, 3, 1, 2)
+        return found.relu_() if relu else found
+
+
+class _Phases(_Taps):
+    """A 3x3 convolution with a large dilation: every phase of the map by itself, undilated.
+
+    On small maps, where a phase has fewer pixels than a patch, by taps instead.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__(conv)
+        plain = like(conv, conv.weight.detach(), cast(Tensor, conv.bias))
+        plain.dilation = plain.padding = (1, 1)
+        self.conv = WinogradConv(plain)
+
+    def forward(self, x: Tensor, *, relu: bool = False) -> Tensor:
+        """(N, channels, H, W) -> (N, out_channels, H, W)."""
+        if not self._is_worth_it(*x.shape[-2:]):
+            return super().forward(x, relu=relu)
+        found = self._by_phases(x)
         return found.relu_() if relu else found
 
     def _is_worth_it(self, height: int, width: int) -> bool:
@@ -347,20 +376,6 @@ class _Phases(nn.Module):
             out[top : top + group] = found.permute(0, 2, 3, 1).reshape(*part.shape[:-1], -1)
         whole = out.permute(2, 3, 0, 4, 1, 5).reshape(n, rows * step, columns * step, -1)
         return whole[:, :height, :width].permute(0, 3, 1, 2)
-
-    def _by_taps(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        pixels = x.permute(0, 2, 3, 1)
-        out = pixels @ self.taps[1, 1]
-        if self.conv.bias is not None:
-            out += self.conv.bias
-        for i, j in ((i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)):
-            down, across = (i - 1) * self.dilation, (j - 1) * self.dilation
-            if abs(down) < height and abs(across) < width:
-                to = Box(0, 0, height, width).shift(-down, -across).clip(Size(height, width))
-                source = pixels[:, *to.shift(down, across).slices]
-                out[:, *to.slices] += source @ self.taps[i, j]
-        return out.permute(0, 3, 1, 2)
 
 
 def _enlarged_rows(coarse: Coarse, y0: int, y1: int) -> Tensor:

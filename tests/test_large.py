@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -435,3 +436,26 @@ print(high, forget_peak(), peak_mib())
     high, forgot, left = done.stdout.split()
     assert forgot == "True"
     assert float(left) <= float(high) - 150
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps memory")
+def test_freed_memory_is_used_again_or_given_back() -> None:
+    """Pages that the system had to find for twenty arrays in turn."""
+    script = """
+import resource
+from crispseg.runtime.memory import give_back_freed_memory, keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        bytearray(b"x") * (64 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+give_back_freed_memory()
+given_back = faults()
+keep_freed_memory()
+print(given_back, faults())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    given_back, kept = map(int, done.stdout.split())
+    assert kept < given_back / 5

@@ -40,7 +40,12 @@ from crispseg.refiners.stream import (
     check_streamable,
     encode,
 )
-from crispseg.runtime.memory import Need, give_back_at_once, plan_run
+from crispseg.runtime.memory import (
+    Need,
+    give_back_freed_memory,
+    keep_freed_memory,
+    plan_run,
+)
 from crispseg.tiling.resample import fitting_mask
 from crispseg.types import Box, Mask, Size
 
@@ -160,7 +165,6 @@ def refine_large(job: Job, refiner: CascadeRefiner, progress: Progress | None = 
     """
     check_streamable(refiner)
     check_sink(job.output)
-    give_back_at_once()
     with (
         honest(job.output),
         RunFolder(job.output, _subject(job, refiner), restart=job.restart) as folder,
@@ -188,6 +192,7 @@ class _Run:
         need = Need(model.architecture, parameters, refiner.tile_size, self.size.width)
         self.plan = plan_run(job.memory, need, refiner.batch_size)
         Cache.bytes = self.plan.cache_bytes
+        (keep_freed_memory if self.plan.keeps_freed else give_back_freed_memory)()
         soft = fitting_mask(open_mask(job.mask, folder), self.size, (job.mask, job.image))
         region = Region(job.region, self.size, self.grid) if job.region else None
         self.given = GivenMask(soft, self.image, region)

@@ -26,7 +26,7 @@ from crispseg.io.sources import WINDOWED_SUFFIXES, is_georeferenced, open_image
 from crispseg.io.store import StripStore
 from crispseg.io.windows import ImageSource
 from crispseg.large import IN_MEMORY_PIXELS, add_weights
-from crispseg.runtime.memory import give_back_at_once
+from crispseg.runtime.memory import keep_freed_memory
 from crispseg.segmenters.base import Labels, Progress, label_dtype
 from crispseg.segmenters.network import NetworkSegmenter
 from crispseg.tiling.blend import Values
@@ -106,7 +106,7 @@ def segment_large(
             "--scales and --tile-size 0"
         )
     check_sink(output)
-    give_back_at_once()
+    keep_freed_memory()
     subject = {
         "format": FORMAT,
         "image": fingerprint(image),

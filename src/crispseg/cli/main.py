@@ -23,6 +23,7 @@ from crispseg.cli.refine import refine
 from crispseg.cli.reproduce import reproduce
 from crispseg.cli.segment import segment
 from crispseg.cli.train import train
+from crispseg.runtime.memory import keep_freed_memory
 from crispseg.types import CrispsegError, TreeError
 
 # What CUDA and MPS, and what torch's CPU allocator say; both raise a bare RuntimeError.
@@ -68,6 +69,7 @@ app.command()(doctor)
 def main() -> NoReturn:
     """Run the command line; never returns."""
     signal.signal(signal.SIGTERM, _terminate)
+    keep_freed_memory()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -7,6 +7,7 @@ import re
 import resource
 import sys
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from crispseg.types import InputError
@@ -21,13 +22,15 @@ tiles of 900 px (``benchmarks/large_memory.py --megapixels 16``), the second 810
 ``precision="plain"``, which holds several times as much."""
 OTHER_BYTES_PER_PX = 2600
 """The same of any other network: a guess."""
+KEPT = 1.4
+"""How much more that is where freed memory is kept: measured in the same way."""
 COMPILED_BYTES = {"cascadepsp-resnet50": 510 * MIB}
 """The weights once more, as ``runtime.compiled`` has them."""
 WINDOW_BYTES_PER_PX = 40
 """What judging and writing hold for each pixel of the rows in work: calculated."""
 BYTES_PER_COLUMN = 1024
 """A band of 512 rows on its way to the output, and the same read back: calculated."""
-M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -68,16 +71,19 @@ class Plan:
         at_once: tiles that are run at the same time.
         window_px: pixels of the rows that are judged and written at a time.
         cache_bytes: of the files that are read, and half as much of what is on disk already.
+        keeps_freed: whether freed memory is used again (``keep_freed_memory``), which is quicker.
     """
 
     at_once: int = 1
     window_px: int = 1 << 21
     cache_bytes: int = 64 * MIB
+    keeps_freed: bool = True
 
     def bytes_for(self, need: Need) -> int:
         """About how much memory a run takes at most, the whole process, on a CPU."""
         each = TILE_BYTES_PER_PX.get(need.architecture, OTHER_BYTES_PER_PX)
         running = self.at_once * each * need.tile_size**2
+        running = round(running * KEPT) if self.keeps_freed else running
         rows = max(self.window_px, need.width)
         writing = WINDOW_BYTES_PER_PX * rows + BYTES_PER_COLUMN * need.width
         weights = 4 * need.parameters + COMPILED_BYTES.get(need.architecture, 0)
@@ -85,7 +91,8 @@ class Plan:
         return held + max(running, writing)
 
 
-LEAN = Plan(window_px=1 << 19, cache_bytes=8 * MIB)
+LEAN = Plan(window_px=1 << 19, cache_bytes=8 * MIB, keeps_freed=False)
+"""What takes the least memory."""
 
 
 def plan_run(budget: int | None, need: Need, at_once: int) -> Plan:
@@ -101,10 +108,10 @@ def plan_run(budget: int | None, need: Need, at_once: int) -> Plan:
     """
     if budget is None:
         return Plan(at_once)
-    for tiles in range(at_once, 0, -1):
-        for plan in (Plan(tiles), replace(LEAN, at_once=tiles)):
-            if plan.bytes_for(need) <= budget:
-                return plan
+    for keeps, tiles, held in product((True, False), range(at_once, 0, -1), (Plan(), LEAN)):
+        plan = replace(held, at_once=tiles, keeps_freed=keeps)
+        if plan.bytes_for(need) <= budget:
+            return plan
     needed = LEAN.bytes_for(need)
     fitting = [
         side
@@ -143,19 +150,34 @@ def forget_peak() -> bool:
     return True
 
 
-def give_back_at_once() -> None:
-    """Let glibc return large arrays to the system when they are freed.
+def keep_freed_memory() -> None:
+    """Let this process use again what it has freed, up to a quarter of a gigabyte.
 
-    Otherwise it keeps them for later, in pieces that do not fit, and a process that runs a network
-    over and over holds a fifth more than it uses. Elsewhere this does nothing.
+    glibc gives each large array back to the system when it is freed; the next one is made of pages
+    that the system clears first. A network whose layers are quickly computed can spend half of its
+    time waiting for them. The ``crispseg`` command does this; a program of your own may. It holds
+    for the whole process. Without glibc it does nothing.
     """
+    _tell_glibc({M_MMAP_THRESHOLD: 1 << 30, M_TRIM_THRESHOLD: 256 * MIB, M_ARENA_MAX: 1})
+
+
+def give_back_freed_memory() -> None:
+    """Let this process give large arrays back when they are freed, which is slow.
+
+    Kept for later, they are pieces that do not fit: a process that runs a network over and over
+    then holds more than it uses (``KEPT``). It holds for the whole process, as above.
+    """
+    _tell_glibc({M_MMAP_THRESHOLD: MIB, M_TRIM_THRESHOLD: MIB // 8, M_ARENA_MAX: 2})
+
+
+def _tell_glibc(options: dict[int, int]) -> None:
     if sys.platform == "linux":
         try:
             mallopt = ctypes.CDLL(None).mallopt
         except (OSError, AttributeError):  # another C library
             return
-        mallopt(M_MMAP_THRESHOLD, 1 << 20)
-        mallopt(M_ARENA_MAX, 2)
+        for name, value in options.items():
+            mallopt(name, value)
 
 
 def _text(amount: int) -> str:

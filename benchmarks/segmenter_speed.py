@@ -1,14 +1,17 @@
 """PSPNet and DeepLabv3 on ResNet-50 against torchvision's DeepLabv3 in float32, as it is written.
 
     .venv/bin/python benchmarks/segmenter_speed.py [--height 1024 --width 2048] [--rounds 3]
-        [--precision auto] [--levers]
+        [--precision auto] [--levers] [--weights FILE --image FILE]
 
-DeepLabv3 has torchvision's weights (random, with BatchNorm statistics of real passes, so that the
-layers are as large as trained ones), and so its labels are compared; PSPNet has the paper's form,
-random, and is compared with itself as it is written. Both sides go from a normalised image to
-labels, in turn; each of our times is divided by torchvision's. ``--levers`` adds DeepLabv3 in
-steps: as it is written without the auxiliary head, compiled with direct convolutions, compiled with
-Winograd's. At 1024x2048 a round takes minutes on two cores. Prints one JSON line.
+DeepLabv3 has torchvision's weights, and so its labels are compared; PSPNet has the paper's form and
+random weights. Without ``--weights`` (a state dict of torchvision's ``deeplabv3_resnet50``) those
+of DeepLabv3 are random too, with BatchNorm statistics of real passes, so that the layers are as
+large as trained ones. But then no class is likelier than another by much: 16 bits change one label
+in ten, and few in a trained network. ``--image`` is a photo, enlarged. Both sides go from a
+normalised image to labels, in turn; each of our times is divided by torchvision's. ``--levers``
+adds DeepLabv3 in steps: as it is written without the auxiliary head, compiled with direct
+convolutions, compiled with Winograd's. At 1024x2048 a round takes minutes on two cores. Prints one
+JSON line.
 """
 
 from __future__ import annotations
@@ -18,8 +21,11 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.segmentation import deeplabv3_resnet50
 
@@ -53,29 +59,44 @@ def photo(height: int, width: int, seed: int = 0) -> Tensor:
     return smooth + 0.2 * torch.randn(1, 3, height, width, generator=generator)
 
 
+def picture(path: Path, height: int, width: int) -> Tensor:
+    """A photo as torchvision's networks want it."""
+    with Image.open(path) as file:
+        pixels = np.array(file.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+    return ((torch.from_numpy(pixels) / 255 - mean) / std).permute(2, 0, 1)[None]
+
+
 def spread(classifier: nn.Conv2d, logits: Tensor) -> None:
     """Shift the classes to one mean, so that arg-max has something to choose from."""
     classifier.bias.data -= logits.mean(dim=(0, 2, 3))
 
 
 @torch.inference_mode()
-def prepared() -> tuple[nn.Module, SegmentationModule, SegmentationModule]:
+def prepared(weights: Path | None) -> tuple[nn.Module, SegmentationModule, SegmentationModule]:
     """torchvision's network, ours with its weights, and PSPNet."""
     torch.manual_seed(0)
-    theirs = settled(
-        deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True)
+    state = torch.load(weights, weights_only=True) if weights else {}
+    classes = len(state["classifier.4.bias"]) if weights else CLASSES
+    theirs = deeplabv3_resnet50(
+        weights=None, weights_backbone=None, num_classes=classes, aux_loss=True
     )
-    spread(theirs.classifier[-1], theirs(photo(193, 193))["out"])
-    ours = build_segmentation("deeplabv3-torchvision-resnet50", CLASSES).eval()
+    if weights:
+        theirs.eval().load_state_dict(state)
+    else:
+        spread(settled(theirs).classifier[-1], theirs(photo(193, 193))["out"])
+    ours = build_segmentation("deeplabv3-torchvision-resnet50", classes).eval()
     ours.load_state_dict(from_torchvision(theirs.state_dict()))
     pspnet = settled(build_segmentation("pspnet-resnet50", CLASSES))
     spread(pspnet.head[-1], pspnet(photo(193, 193)).logits)
     return theirs, ours, pspnet
 
 
-def sides(precision: str, levers: bool) -> dict[str, Callable[[Tensor], Tensor]]:
+def sides(
+    precision: str, levers: bool, weights: Path | None
+) -> dict[str, Callable[[Tensor], Tensor]]:
     """Name -> from a normalised image to labels; torchvision's first."""
-    theirs, ours, pspnet = prepared()
+    theirs, ours, pspnet = prepared(weights)
     arithmetic = choose(precision, torch.device("cpu"))
     print(f"arithmetic: {arithmetic}", flush=True)
     found: dict[str, Callable[[Tensor], Tensor]] = {
@@ -106,9 +127,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--levers", action="store_true")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--image", type=Path)
     options = parser.parse_args()
-    runs = sides(options.precision, options.levers)
-    image = photo(options.height, options.width)
+    runs = sides(options.precision, options.levers, options.weights)
+    size = (options.height, options.width)
+    image = picture(options.image, *size) if options.image else photo(*size)
     # one thread: processor time, which others on the machine stretch less than the clock's
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in runs}

@@ -440,22 +440,28 @@ print(high, forget_peak(), peak_mib())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps memory")
 def test_freed_memory_is_used_again_or_given_back() -> None:
-    """Pages that the system had to find for twenty arrays in turn."""
+    """Pages that the system had to find for twenty arrays in turn; what is held afterwards."""
     script = """
 import resource
-from crispseg.runtime.memory import give_back_freed_memory, keep_freed_memory
+from crispseg.runtime.memory import (
+    give_back_freed_memory, hold_at_most, keep_freed_memory, resident_bytes
+)
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
         bytearray(b"x") * (64 << 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 give_back_freed_memory()
-given_back = faults()
+print(faults())
 keep_freed_memory()
-print(given_back, faults())
+print(faults())
+for most in (1 << 40, 0):
+    hold_at_most(most)
+    print(resident_bytes() >> 20)
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    given_back, kept = map(int, done.stdout.split())
+    given_back, kept, held, left = map(int, done.stdout.split())
     assert kept < given_back / 5
+    assert left < held - 50

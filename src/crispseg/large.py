@@ -43,6 +43,7 @@ from crispseg.refiners.stream import (
 from crispseg.runtime.memory import (
     Need,
     give_back_freed_memory,
+    hold_at_most,
     keep_freed_memory,
     plan_run,
 )
@@ -191,6 +192,7 @@ class _Run:
         parameters = sum(p.numel() for p in model.module.parameters())
         need = Need(model.architecture, parameters, refiner.tile_size, self.size.width)
         self.plan = plan_run(job.memory, need, refiner.batch_size)
+        self.expected_bytes = self.plan.bytes_for(need)
         Cache.bytes = self.plan.cache_bytes
         (keep_freed_memory if self.plan.keeps_freed else give_back_freed_memory)()
         soft = fitting_mask(open_mask(job.mask, folder), self.size, (job.mask, job.image))
@@ -213,7 +215,7 @@ class _Run:
         if max(scene.size) <= self.refiner.tile_size:
             return self._write_small(scene, summary)
         cascade = StreamedCascade(
-            *(self.refiner, scene, self.folder, self.exact, self.plan.at_once, self.progress),
+            *(self.refiner, scene, self.folder, self.exact, self.plan.at_once, self._after_run),
             cache_bytes=self.plan.cache_bytes // 2,
         )
         for _ in cascade.run():
@@ -237,6 +239,11 @@ class _Run:
             kept=shifted(guard.kept, self.context),
         )
         return self._write(self._judged(scene, store, guard), summary)
+
+    def _after_run(self, done: int, total: int) -> None:
+        hold_at_most(self.expected_bytes)
+        if self.progress:
+            self.progress(done, total)
 
     def _here(self, box: Box) -> Box:
         """A window of the part that is refined, in pixels of the image."""

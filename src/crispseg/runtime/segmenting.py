@@ -318,7 +318,7 @@ class _Taps(nn.Module):
         """(N, channels, H, W) -> (N, out_channels, H, W)."""
         height, width = x.shape[-2:]
         pixels = x.permute(0, 2, 3, 1)
-        out = (pixels @ self.taps[1, 1]).float()  # of 16 bits the sum would be rounded nine times
+        out = self._product(pixels, 1, 1).float()  # of 16 bits the sum would be rounded nine times
         if self.bias is not None:
             out += self.bias
         for i, j in ((i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)):
@@ -326,9 +326,14 @@ class _Taps(nn.Module):
             if abs(down) < height and abs(across) < width:
                 to = Box(0, 0, height, width).shift(-down, -across).clip(Size(height, width))
                 source = pixels[:, *to.shift(down, across).slices]
-                out[:, *to.slices] += source @ self.taps[i, j]
+                out[:, *to.slices] += self._product(source, i, j)
         found = out.to(x.dtype).permute(0, 3, 1, 2)
         return found.relu_() if relu else found
+
+    def _product(self, pixels: Tensor, i: int, j: int) -> Tensor:
+        """One matrix product: of pixels with gaps, torch would make one for each row."""
+        product = pixels.reshape(-1, pixels.shape[-1]) @ self.taps[i, j]
+        return product.view(*pixels.shape[:-1], -1)
 
 
 class _Phases(_Taps):

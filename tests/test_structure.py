@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "bench": {"types", "io", "pipeline", "refiners", "tiling", "runtime"},
     "methods": {"types", "models", "refiners", "segmenters", "tiling", "pipeline"},
     "evaluation": {"__init__", "types", "io", "data", "metrics", "preview", "refiners"},
-    "__init__": {"types", "pipeline", "refiners", "segmenters"},
+    "__init__": {"types", "pipeline", "refiners", "segmenters", "runtime"},
     "cli": {
         *("__init__", "types", "io", "models", "refiners", "train", "preview", "pipeline"),
         *("evaluation", "segmenters", "data", "large", "runtime", "methods", "batch", "bench"),
@@ -136,6 +136,7 @@ def test_public_names() -> None:
         "InputError",
         "Size",
         "__version__",
+        "keep_freed_memory",
         "load_refiner",
         "load_segmenter",
         "refine",

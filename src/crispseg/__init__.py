@@ -15,6 +15,7 @@ from crispseg.types import Box, CrispsegError, InputError, Size
 if TYPE_CHECKING:
     from crispseg.pipeline import load_refiner, refine, refine_file, refine_labels, segment
     from crispseg.refiners.cascade import CascadeRefiner
+    from crispseg.runtime.memory import keep_freed_memory
     from crispseg.segmenters.load import load_segmenter
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "InputError",
     "Size",
     "__version__",
+    "keep_freed_memory",
     "load_refiner",
     "load_segmenter",
     "refine",
@@ -36,6 +38,7 @@ __all__ = [
 
 _LAZY = {
     "CascadeRefiner": "crispseg.refiners.cascade",
+    "keep_freed_memory": "crispseg.runtime.memory",
     "load_refiner": "crispseg.pipeline",
     "load_segmenter": "crispseg.segmenters.load",
     "refine": "crispseg.pipeline",

@@ -43,7 +43,7 @@ from crispseg.refiners.stream import (
 from crispseg.runtime.memory import (
     Need,
     give_back_freed_memory,
-    hold_at_most,
+    give_back_unused_memory,
     keep_freed_memory,
     plan_run,
 )
@@ -192,7 +192,6 @@ class _Run:
         parameters = sum(p.numel() for p in model.module.parameters())
         need = Need(model.architecture, parameters, refiner.tile_size, self.size.width)
         self.plan = plan_run(job.memory, need, refiner.batch_size)
-        self.expected_bytes = self.plan.bytes_for(need)
         Cache.bytes = self.plan.cache_bytes
         (keep_freed_memory if self.plan.keeps_freed else give_back_freed_memory)()
         soft = fitting_mask(open_mask(job.mask, folder), self.size, (job.mask, job.image))
@@ -241,7 +240,7 @@ class _Run:
         return self._write(self._judged(scene, store, guard), summary)
 
     def _after_run(self, done: int, total: int) -> None:
-        hold_at_most(self.expected_bytes)
+        give_back_unused_memory()
         if self.progress:
             self.progress(done, total)
 

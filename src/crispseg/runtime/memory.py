@@ -170,21 +170,15 @@ def give_back_freed_memory() -> None:
     _tell_glibc({M_MMAP_THRESHOLD: MIB, M_TRIM_THRESHOLD: MIB // 8, M_ARENA_MAX: 2})
 
 
-def hold_at_most(amount: int) -> None:
-    """Give back what was freed and kept, if this process holds more than ``amount`` bytes.
+def give_back_unused_memory() -> None:
+    """Give back what was freed and kept, once; nothing if there is no glibc.
 
-    Used again, it becomes pieces that do not fit. To be called now and then in work that runs for
-    hours; takes a tenth of a millisecond where there is nothing to do.
+    Over hours it becomes pieces that do not fit, and the process grows. After each run of a network
+    this costs a tenth of what keeping gains.
     """
     glibc = _glibc()
-    if glibc and resident_bytes() > amount:
+    if glibc:
         glibc.malloc_trim(0)
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds now; Linux only."""
-    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * resource.getpagesize()
 
 
 def _tell_glibc(options: dict[int, int]) -> None:

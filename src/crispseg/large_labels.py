@@ -26,7 +26,7 @@ from crispseg.io.sources import WINDOWED_SUFFIXES, is_georeferenced, open_image
 from crispseg.io.store import StripStore
 from crispseg.io.windows import ImageSource
 from crispseg.large import IN_MEMORY_PIXELS, add_weights
-from crispseg.runtime.memory import keep_freed_memory
+from crispseg.runtime.memory import give_back_unused_memory, keep_freed_memory
 from crispseg.segmenters.base import Labels, Progress, label_dtype
 from crispseg.segmenters.network import NetworkSegmenter
 from crispseg.tiling.blend import Values
@@ -147,6 +147,7 @@ class _Run:
         def count(_: Box) -> None:
             nonlocal done
             done += 1
+            give_back_unused_memory()
             if progress:
                 progress(done, total)
 

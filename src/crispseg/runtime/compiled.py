@@ -11,7 +11,8 @@ Every step is exact but for float32's rounding (``tests/runtime/test_compiled.py
 * The stem's part that sees the image runs once for an image, the part of the given mask once for
   all levels.
 * 3x3 convolutions read bands of rows that are made for them (``rows.py``), in float32 on a CPU
-  with a quarter of the multiplications (``winograd.py``). Full resolution exists in strips only.
+  with a quarter of the multiplications, in 16 bits with half (``winograd.py``). Full
+  resolution exists in strips only.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ def give_back_unused_memory() -> None:
     """Give back what was freed and kept, once; nothing if there is no glibc.
 
     Over hours it becomes pieces that do not fit, and the process grows. After each run of a network
-    this costs a fifth of the time, where handing back at once costs all of it again.
+    this costs a fifth of the time, where handing back at once costs seven tenths.
     """
     glibc = _glibc()
     if glibc:

@@ -40,7 +40,7 @@ def refiner() -> CascadeRefiner:
 
 @pytest.fixture
 def picture(tmp_path: Path) -> tuple[Path, Path]:
-    """190x130 pixels, a rectangle of 100x60: two tiles of 128 px, both with an edge."""
+    """190x130 pixels, a rectangle of 100x60: two tiles of 120x130, both with an edge."""
     rng = np.random.default_rng(0)
     mask = np.zeros((130, 190), np.float32)
     mask[30:90, 40:140] = 1
@@ -55,7 +55,7 @@ def test_every_second_is_in_one_step(refiner: CascadeRefiner, picture: tuple[Pat
     assert refiner.network is network
     assert measured.size == (130, 190)
     assert measured.boundary_px == 2 * (60 + 100)
-    assert measured.tiles_run == 4  # two in a row, two rows: 130 px are two more than a tile
+    assert measured.tiles_run == 2
     runs = 1 + measured.tiles_run  # each takes the second between two looks
     assert measured.seconds == {
         "decode": 1,
@@ -65,7 +65,7 @@ def test_every_second_is_in_one_step(refiner: CascadeRefiner, picture: tuple[Pat
         "encode": 1,
     }
     assert measured.total == 1 + (2 * runs + 1) + 1
-    assert measured.pixels == {"global step": 88 * 128, "local tiles": 4 * 128 * 128}
+    assert measured.pixels == {"global step": 88 * 128, "local tiles": 2 * 120 * 130}
 
 
 def test_rounds_end_with_the_time(refiner: CascadeRefiner, picture: tuple[Path, Path]) -> None:
@@ -89,12 +89,12 @@ def test_expected_seconds_by_hand() -> None:
         {"decode": 0.5, "global step": 1.0, "local tiles": 4.0, "blend": 0.25, "encode": 0.25},
         {"global step": 10_000, "local tiles": 20_000},
     )
-    # 400x400 is one step of 4 from 100: tiles of 100 px at 0, 75, ... 300; the edge at x = 200
-    # lies in the columns 150..250 and, as 199 | 200, in no other
-    found = bench.expected(measured, mask, 0.16, tile_size=100)
-    assert found["size"] == [400, 400]
-    assert found["tiles"] == 5
-    by_hand = 10_000 * 1.0 / 10_000 + 5 * 10_000 * 4.0 / 20_000 + 0.16 * 1.0
+    # 1200x1200 is one step from 900: three rows of tiles of 500x1200, the edge at x = 600 in all.
+    # A pixel of the mask is 12, 600..612; 96 more to both sides are 204, in steps of 64 256.
+    found = bench.expected(measured, mask, 1.44, tile_size=900)
+    assert found["size"] == [1200, 1200]
+    assert found["tiles"] == 3
+    by_hand = 810_000 * 1.0 / 10_000 + 3 * 500 * 256 * 4.0 / 20_000 + 1.44 * 1.0
     assert found["seconds"] == pytest.approx(by_hand, abs=0.05)
 
 

@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from crispseg.io import write_image, write_mask
 from crispseg.pipeline import read_inputs
 from crispseg.refiners.cascade import MAX_RATIO, CascadeRefiner
-from crispseg.refiners.local import covered
+from crispseg.refiners.local import covered, edges_of, tiling, window_around
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.runtime.device import processor_name
 from crispseg.runtime.memory import peak_mib
 from crispseg.tiling.grid import fit_size, magnifications, plan_tiles
+from crispseg.tiling.pieces import bounding_box
 from crispseg.tiling.resample import bilinear_window, resize_area
 from crispseg.types import Box, Image, Mask, Size
 
@@ -249,10 +250,10 @@ def expected(measured: Measured, mask: Mask, megapixels: float, tile_size: int) 
     long_side = round(max(mask.shape) * (megapixels * 1e6 / (height * width)) ** 0.5)
     size = fit_size(Size(height, width), long_side)
     first, *later = magnifications(size, tile_size, MAX_RATIO)
-    tiles = [box for level in later for box in _tiles_with_edges(mask, level, tile_size)]
+    looks = [box for level in later for box in _looks(mask, level, tile_size)]
     network = {
         STEPS[1]: first.height * first.width,
-        STEPS[2]: sum(box.height * box.width for box in tiles),
+        STEPS[2]: sum(box.height * box.width for box in looks),
     }
     seconds = 0.0
     for kind, pixels in network.items():
@@ -262,7 +263,7 @@ def expected(measured: Measured, mask: Mask, megapixels: float, tile_size: int) 
     return {
         "megapixels": megapixels,
         "size": list(size),
-        "tiles": len(tiles),
+        "tiles": len(looks),
         "seconds": round(seconds, 1),
     }
 
@@ -273,13 +274,16 @@ def _per_pixel(measured: Measured, kind: str) -> float:
     return measured.seconds[known[0]] / measured.pixels[known[0]] if known else 0.0
 
 
-def _tiles_with_edges(mask: Mask, size: Size, tile_size: int) -> list[Box]:
+def _looks(mask: Mask, size: Size, tile_size: int) -> list[Box]:
+    """What the network sees of the tiles in which the mask has an edge."""
     given = mask > 0.5
     found = []
-    for box in plan_tiles(size, tile_size, tile_size // 4):
-        inside = given[covered(box, size, Size(*given.shape)).slices]
-        if inside.any() and not inside.all():
-            found.append(box)
+    for tile in plan_tiles(size, *tiling(size, tile_size)):
+        part = covered(tile, size, Size(*given.shape))
+        edges = bounding_box(edges_of(given[part.slices]))
+        if edges.height:
+            marked = covered(edges, part.size, tile.size)
+            found.append(window_around(marked, tile.size))
     return found
 
 

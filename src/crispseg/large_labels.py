@@ -137,7 +137,8 @@ class _Run:
     def run(self, progress: Progress | None) -> LabelSummary:
         way = self.segmenter.inference
         assert way.tile_size
-        grid = Grid(self.size, way.tile_size, way.overlap, way.margin_px, way.ramp_px)
+        tile = Size(way.tile_size, way.tile_size)
+        grid = Grid(self.size, tile, way.overlap, way.margin_px, way.ramp_px)
         selected = np.zeros((len(grid.tops), len(grid.lefts)), np.bool_)
         for place in np.ndindex(selected.shape):
             valid = self.image.valid(grid.tile((place[0], place[1])))

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
 
 from crispseg.refiners.local import (
+    CONTEXT_PX,
     HALO_PX,
+    MARGIN_PX,
     REACH_PX,
+    STEP_PX,
     THIN_PX,
     Coarse,
+    LocalInputs,
     box_of_edges,
     pasted,
+    tiling,
     undecided,
+    window_around,
 )
 from crispseg.refiners.objects import dilate, square
-from crispseg.types import Box
+from crispseg.tiling.grid import plan_tiles
+from crispseg.types import Box, Size
 
 Array = np.ndarray
 
@@ -117,3 +126,82 @@ def test_pasted_fades_in_where_the_box_ends_within_the_image() -> None:
     share = (result - whole)[150, 40:190] / (1 - whole[150, 40:190])
     assert np.abs(np.diff(share)).max() < 0.1
     np.testing.assert_array_equal(pasted(whole, whole[box.slices], box), whole)
+
+
+lengths = st.integers(1, 1300)
+
+
+@for_all(st.builds(Size, lengths, lengths), st.tuples(*[st.floats(0, 1)] * 4))
+def test_windows_hold_what_is_marked_and_what_is_around(tile: Size, corners) -> None:
+    y0, y1 = sorted(round(c * tile.height) for c in corners[:2])
+    x0, x1 = sorted(round(c * tile.width) for c in corners[2:])
+    marked = Box(y0, x0, max(y1, y0 + 1), max(x1, x0 + 1)).clip(tile)
+    window = window_around(marked, tile)
+    assert window.clip(tile) == window
+    wanted = marked.grow(CONTEXT_PX).clip(tile)
+    assert window.y0 <= wanted.y0 <= wanted.y1 <= window.y1
+    assert window.x0 <= wanted.x0 <= wanted.x1 <= window.x1
+    for side, most, least in zip(window.size, tile, wanted.size, strict=True):
+        assert side == most or side % STEP_PX == 0
+        assert side < least + STEP_PX
+
+
+def changed_anywhere(inputs: LocalInputs, tile: Box) -> Array:
+    """Brute force: what of a tile is uncertain, or an edge of given mask or coarse result."""
+    coarse, given = inputs.coarse_values(tile)[0], inputs._given(tile)
+    marked = (coarse > 0.05) & (coarse < 0.95)
+    for mask in (coarse > 0.5, given > 0.5):
+        for y, x in np.argwhere(mask):
+            for i, j in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                if 0 <= i < tile.height and 0 <= j < tile.width and not mask[i, j]:
+                    marked[y, x] = marked[i, j] = True
+    return marked
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_tile_is_looked_at_where_it_may_change(seed: int) -> None:
+    """Every pixel that counts and may change is in some tile's window; flat tiles have none."""
+    rng = np.random.default_rng(seed)
+    size = Size(300, 420)
+    given = np.zeros(size, np.float32)
+    y, x = rng.integers(0, 250, 2)
+    given[y : y + 40, x : x + 60] = 1
+    small = given[::3, ::3].copy()
+    final = small.copy()
+    y, x = rng.integers(0, 80, 2)
+    final[y : y + 5, x : x + 5] = 0.5
+    inputs = LocalInputs(Coarse(small, final, final), lambda box: given[box.slices], size)
+    tile_size, overlap = tiling(size, 160)
+    looked_at, wanted = np.zeros((2, *size), bool)
+    tiles = plan_tiles(size, tile_size, overlap)
+    flat = 0
+    for tile in tiles:
+        marked = changed_anywhere(inputs, tile)
+        wanted[tile.slices] |= marked
+        if inputs.has_edge(tile):
+            window = inputs.look(tile).window
+            looked_at[window.shift(tile.y0, tile.x0).slices] = True
+        else:
+            flat += 1
+            inner = tile.grow(-MARGIN_PX).shift(-tile.y0, -tile.x0)
+            assert not marked[inner.slices].any()
+    assert 0 < flat < len(tiles)
+    assert wanted.any()
+    assert not (wanted & ~looked_at).any()
+
+
+def test_what_the_network_does_not_see_stays_the_coarse_result() -> None:
+    size = Size(400, 600)
+    given = np.zeros(size, np.float32)
+    given[190:210, 60:80] = 1
+    inputs = LocalInputs(Coarse(given, given, given / 2), lambda box: given[box.slices], size)
+    look = inputs.look(Box(0, 0, *size))
+    assert look.window == Box(94, 0, 350, 192)  # 94..306 and 0..176, to the next 64
+    hard, soft = look.for_network()
+    assert hard.shape == soft.shape == look.window.size
+    assert set(np.unique(hard)) == {-1, 1}
+    np.testing.assert_allclose(soft, given[look.window.slices] - 1)
+    found = look.with_result(np.full((2, *look.window.size), 0.75, np.float32))
+    np.testing.assert_array_equal(found[0][:, 192:], given[:, 192:])
+    np.testing.assert_array_equal(found[1][:94], given[:94] / 2)
+    assert (found[:, 130:310, :150] == 0.75).all()

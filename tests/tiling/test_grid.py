@@ -63,10 +63,34 @@ def test_even_tiles_are_few_and_end_on_even_pixels(half, tile_size) -> None:
 
 
 def test_even_tiles_by_hand() -> None:
-    """Images of 480x420, 480x854 and 900x900 at twice their size."""
+    """Images of 480x420, 480x854 and 900x900 at twice their size, and a photo."""
     assert even_tile(Size(960, 840), 900, 225) == (960, 840)
     assert even_tile(Size(960, 1708), 900, 225) == (960, 720)
-    assert even_tile(Size(1800, 1800), 900, 225) == (1012, 750)
+    assert even_tile(Size(1800, 1800), 900, 225) == (750, 1012)
+    assert even_tile(Size(2328, 3492), 900, 150) == (876, 820)
+    assert even_tile(Size(300, 20000), 900, 150) == (300, 1318)
+
+
+@given(st.builds(Size, st.integers(1, 3000), st.integers(1, 3000)))
+def test_even_tiles_have_the_fewest_pixels_in_all(size: Size) -> None:
+    tile_size, overlap = 900, 150
+
+    def sides(length: int) -> dict[int, int]:
+        spread = {n: -(-(length + (n - 1) * overlap) // n) for n in range(1, 20)}
+        return {n: s + s % 2 for n, s in spread.items() if s + s % 2 <= 1.5 * tile_size}
+
+    best = min(
+        rows * height * columns * width
+        for rows, height in sides(size.height).items()
+        for columns, width in sides(size.width).items()
+        if height * width <= tile_size**2
+    )
+    tile = even_tile(size, tile_size, overlap)
+    tiles = plan_tiles(size, tile, overlap)
+    assert max(tile) <= 1.5 * tile_size
+    assert tile.height * tile.width <= tile_size**2
+    covered = sum(min(tile.height, size.height) * min(tile.width, size.width) for _ in tiles)
+    assert covered <= best
 
 
 @given(st.integers(1, 5000), st.sampled_from([512, 900]))

@@ -44,7 +44,7 @@ def in_memory(size: Size, selected: np.ndarray) -> np.ndarray:
 def stream(size: Size, selected: np.ndarray, batch_size: int = 1) -> TileStream:
     kept = coarse(size)
     return TileStream(
-        Grid(size, TILE, OVERLAP, MARGIN),
+        Grid(size, Size(TILE, TILE), OVERLAP, MARGIN),
         selected,
         lambda boxes: [answer(box) for box in boxes],
         lambda box: kept[:, *box.slices],
@@ -63,7 +63,7 @@ def planes(done: StripStore) -> np.ndarray:
 
 
 def choose(size: Size, share: float) -> np.ndarray:
-    grid = Grid(size, TILE, OVERLAP, MARGIN)
+    grid = Grid(size, Size(TILE, TILE), OVERLAP, MARGIN)
     shape = (len(grid.tops), len(grid.lefts))
     return np.random.default_rng(1).random(shape) < share
 

@@ -5,6 +5,7 @@ released package's own procedure. They differ where the published one loses edge
 
 * a tile is left out only if it holds no edge of the given mask, no edge of the coarse result and
   no uncertain pixel (published: whenever less than 10 % or more than 90 % of it is object);
+* in the others the network sees the box around all of these, and some context (published: all);
 * detail of the given mask that the small global image cannot hold is kept where the global step
   agrees with the mask (``merge_detail``);
 * tiles blend with ramps, not with steps, and left-out tiles keep the coarse result, not a
@@ -29,12 +30,14 @@ from crispseg.models.weights import LoadedModel
 from crispseg.refiners.base import Progress, Refinement
 from crispseg.refiners.guard import Calibration, calibrate, keep_better, negligible, shifted
 from crispseg.refiners.local import (
+    MARGIN_PX,
     Coarse,
     LocalInputs,
     box_of_edges,
     covered,
     merge_detail,
     pasted,
+    tiling,
 )
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.published import refine_published
@@ -43,7 +46,7 @@ from crispseg.refiners.scene import Way, refine_scene
 from crispseg.runtime.device import resolve_device
 from crispseg.runtime.precision import Precision
 from crispseg.tiling.blend import RamMerger, merged_alone
-from crispseg.tiling.grid import enlargement, even_tile, magnifications, plan_tiles
+from crispseg.tiling.grid import enlargement, magnifications, plan_tiles
 from crispseg.tiling.pieces import bounding_box
 from crispseg.tiling.resample import bilinear_window, resize_area
 from crispseg.tiling.sliding import TilePlan, run_tiles
@@ -55,7 +58,6 @@ Valid = NDArray[np.bool_] | None
 
 TILE_SIZE = 900
 MIN_TILE_SIZE = 128
-MARGIN_PX = 16
 MAX_RATIO = 4.0
 
 
@@ -116,7 +118,6 @@ class CascadeRefiner:
         self.fast = fast
         self.batch_size = max(batch_size, workers)
         self.device = resolve_device(device)
-        self.overlap_px = self.tile_size // 4
         fitted = Calibration.from_metadata(model.metadata)
         self.temperature = fitted.temperature if calibrated else 1.0
         self.guard = fitted.guard if guard else None
@@ -335,10 +336,7 @@ class _Cascade:
     def _local_step(self, size: Size, coarse: Coarse) -> tuple[Coarse, int]:
         image, soft = self._at(size)
         given = (soft > 0.5).astype(np.float32)
-        overlap_px = self.refiner.overlap_px
-        tile = Size(self.refiner.tile_size, self.refiner.tile_size)
-        if max(size) > max(self.size):
-            tile, overlap_px = even_tile(size, tile.width, overlap_px), overlap_px // 2 * 2
+        tile, overlap_px = tiling(size, self.refiner.tile_size)
         tiles = plan_tiles(size, tile, overlap_px)
         plan = TilePlan(size, tiles, MARGIN_PX, overlap_px - 2 * MARGIN_PX)
         inputs = LocalInputs(coarse, lambda box: given[box.slices], size)
@@ -346,8 +344,7 @@ class _Cascade:
         total = self.runs + sum(selected)
 
         def predict(boxes: Sequence[Box]) -> list[Array]:
-            pixels = [self.network.image_tensor(image[b.slices], self.peak) for b in boxes]
-            return self.network.probabilities(pixels, [inputs.for_network(b) for b in boxes])
+            return inputs.refined(boxes, lambda box: image[box.slices], self.network, self.peak)
 
         def on_tile(box: Box) -> None:
             self._count(1, total)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.objects import Flags, dilate, erode, square
 from crispseg.tiling.blend import AXIS_WEIGHT, tile_weights
+from crispseg.tiling.grid import even_tile
 from crispseg.tiling.pieces import bounding_box
 from crispseg.tiling.resample import Part, bilinear_source, bilinear_window
 from crispseg.types import Box, Size
@@ -24,6 +26,14 @@ HALO_PX = max(2 * (THIN_PX // 2), REACH_PX)
 """How far ``undecided`` looks."""
 AROUND_PX, AROUND_SHARE = 32, 0.25
 """What is seen around an object, in pixels at least, and as a share of its size."""
+MARGIN_PX = 16
+"""Outer pixels of a tile, towards its neighbours, that count nothing."""
+OVERLAP_SHARE = 6
+"""Neighbouring tiles share at least this part of their size."""
+CONTEXT_PX = 96
+"""What the network sees around the edges of a tile, at least; not beyond the tile."""
+STEP_PX = 64
+"""Sides of what it sees are multiples of this, or the tile's: few sizes, so batches stay whole."""
 
 
 @dataclass(frozen=True)
@@ -90,25 +100,85 @@ def box_of_edges(given: Array, final: Array) -> Box | None:
         given: (h, w) the caller's mask, 0 or 1.
         final: (h, w) refined probabilities.
     """
-    marked = (final > UNCERTAIN[0]) & (final < UNCERTAIN[1])
-    for mask in (given > 0.5, final > 0.5):
-        marked[1:] |= mask[1:] != mask[:-1]
-        marked[:, 1:] |= mask[:, 1:] != mask[:, :-1]
-    box = bounding_box(marked)
+    box = bounding_box(_uncertain(final) | edges_of(given > 0.5) | edges_of(final > 0.5))
     if not box.height:
         return None
     margin = max(AROUND_PX, round(AROUND_SHARE * (box.height * box.width) ** 0.5))
     return box.grow(margin).clip(Size(*given.shape))
 
 
+def edges_of(mask: Flags) -> Flags:
+    """(h, w) bool: where the pixel above or to the left differs."""
+    edges = np.zeros(mask.shape, np.bool_)
+    edges[1:] |= mask[1:] != mask[:-1]
+    edges[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    return edges
+
+
+def _uncertain(probability: Array) -> Flags:
+    return (probability > UNCERTAIN[0]) & (probability < UNCERTAIN[1])
+
+
 def pasted(whole: Array, part: Array, box: Box) -> Array:
-    """``whole`` with ``part`` in the box; where the box ends within the image, it fades in."""
+    """``whole`` with ``part`` in the box; where the box ends within the image, it fades in.
+
+    Args:
+        whole: (..., h, w) float32 in [0, 1].
+        part: (..., box.height, box.width) of the same.
+        box: inside it.
+    """
+    size = Size(*whole.shape[-2:])
+    if box.size == size:
+        return part
     quarter, full = AROUND_PX // 4, np.float32(AXIS_WEIGHT**2)
-    weights = tile_weights(box, Size(*whole.shape), margin_px=quarter, ramp_px=2 * quarter)
+    weights = tile_weights(box, size, margin_px=quarter, ramp_px=2 * quarter)
     share = weights.astype(np.float32) / full
     result = whole.copy()
-    result[box.slices] += share * (part - whole[box.slices])  # equal values stay what they are
+    inside = result[..., *box.slices]
+    inside += share * (part - inside)  # equal values stay what they are
     return np.clip(result, 0, 1, out=result)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One tile of the local step.
+
+    Attributes:
+        values: (2, h, w) probabilities that stay where the network does not look.
+        window: where it looks, in pixels of the tile.
+    """
+
+    values: Array
+    window: Box
+
+    def for_network(self) -> list[Array]:
+        """The local step's two masks in [-1, 1]: S1 binarised, S4 soft (released code)."""
+        final, stride4 = self.values[:, *self.window.slices]
+        return [np.where(final > 0.5, np.float32(1), np.float32(-1)), 2 * stride4 - 1]
+
+    def with_result(self, found: Array) -> Array:
+        """(2, h, w) probabilities of the tile, those that the network found among them."""
+        return pasted(self.values, found, self.window)
+
+
+def tiling(size: Size, tile_size: int) -> tuple[Size, int]:
+    """How large tiles of at most ``tile_size`` x ``tile_size`` are, and how much they share."""
+    overlap_px = max(tile_size // OVERLAP_SHARE, 3 * MARGIN_PX) // 2 * 2
+    return even_tile(size, tile_size, overlap_px), overlap_px
+
+
+def window_around(marked: Box, tile: Size) -> Box:
+    """What the network sees of a tile in which it has to look at ``marked``, inside the tile."""
+    y0, y1 = _span(marked.y0, marked.y1, tile.height)
+    x0, x1 = _span(marked.x0, marked.x1, tile.width)
+    return Box(y0, x0, y1, x1)
+
+
+def _span(first: int, last: int, length: int) -> tuple[int, int]:
+    start, stop = max(first - CONTEXT_PX, 0), min(last + CONTEXT_PX, length)
+    side = min(-(-(stop - start) // STEP_PX) * STEP_PX, length)
+    start = min(start, length - side)
+    return start, start + side
 
 
 class CoarseSource(Protocol):
@@ -140,26 +210,65 @@ class LocalInputs:
             return final[None]
         return np.stack([final, bilinear_window(coarse.stride4, self._size, box, coarse.part)])
 
-    def for_network(self, box: Box) -> list[Array]:
-        """The local step's two masks in [-1, 1]: S1 binarised, S4 soft (released code)."""
-        final, stride4 = self.coarse_values(box)
-        stride4 *= 2
-        stride4 -= 1
-        return [np.where(final > 0.5, np.float32(1), np.float32(-1)), stride4]
-
-    def has_edge(self, box: Box) -> bool:
-        """Whether the tile, or the pixel next to it, may change: nothing else is left out."""
-        around = box.grow(1).clip(self._size)
-        given = self._given(around)
+    def has_edge(self, tile: Box) -> bool:
+        """Whether there is anything in a tile that may change: nothing else is left out."""
+        seen = self._that_count(tile)
+        given = self._given(seen)
         if not _is_flat(given > 0.5):
             return True
-        coarse = self._coarse.around(self._size, around)
+        coarse = self._coarse.around(self._size, seen)
         if settled(coarse, given, UNCERTAIN[0] * 0.99) is not None:
             return False
-        enlarged = bilinear_window(coarse.final, self._size, around, coarse.part)
-        if ((enlarged > UNCERTAIN[0]) & (enlarged < UNCERTAIN[1])).any():
+        enlarged = bilinear_window(coarse.final, self._size, seen, coarse.part)
+        if _uncertain(enlarged).any():
             return True
-        return not _is_flat(merge_detail(coarse, given, self._size, around) > 0.5)
+        return not _is_flat(merge_detail(coarse, given, self._size, seen, enlarged) > 0.5)
+
+    def look(self, tile: Box) -> Look:
+        """A tile that has an edge: the network looks where it has, and around."""
+        coarse, given = self._coarse.around(self._size, tile), self._given(tile)
+        enlarged = bilinear_window(coarse.final, self._size, tile, coarse.part)
+        inner = self._that_count(tile).shift(-tile.y0, -tile.x0)
+        at = inner.slices
+        marked = _uncertain(enlarged[at])
+        merged = merge_detail(coarse, given, self._size, tile, enlarged)
+        marked |= edges_of(given[at] > 0.5)
+        marked |= edges_of(merged[at] > 0.5)
+        window = window_around(bounding_box(marked).shift(inner.y0, inner.x0), tile.size)
+        stride4 = bilinear_window(coarse.stride4, self._size, tile, coarse.part)
+        return Look(np.stack([merged, stride4]), window)
+
+    def refined(
+        self,
+        tiles: Sequence[Box],
+        pixels: Callable[[Box], NDArray[Any]],
+        network: CascadeNetwork,
+        peak: float,
+    ) -> list[Array]:
+        """The local step on tiles that have an edge.
+
+        Args:
+            tiles: of this magnification.
+            pixels: window of the image at this magnification, (h, w, 3).
+            network: that looks at them.
+            peak: the largest value of the image's dtype.
+
+        Returns:
+            (2, h, w) probabilities for each tile: the final ones and those at stride 4.
+        """
+        looks = [self.look(tile) for tile in tiles]
+        windows = [k.window.shift(t.y0, t.x0) for k, t in zip(looks, tiles, strict=True)]
+        images = [network.image_tensor(pixels(window), peak) for window in windows]
+        found = network.probabilities(images, [look.for_network() for look in looks])
+        return [look.with_result(values) for look, values in zip(looks, found, strict=True)]
+
+    def _that_count(self, tile: Box) -> Box:
+        """The pixels of a tile that have a weight, and those next to them."""
+        inner = tile.grow(-MARGIN_PX)
+        top, left = (inner.y0 if tile.y0 else 0), (inner.x0 if tile.x0 else 0)
+        bottom = inner.y1 if tile.y1 < self._size.height else tile.y1
+        right = inner.x1 if tile.x1 < self._size.width else tile.x1
+        return Box(top, left, bottom, right).grow(1).clip(self._size)
 
 
 def settled(coarse: Coarse, given: Array, sure: float) -> float | None:
@@ -188,7 +297,9 @@ def _is_flat(mask: NDArray[np.bool_]) -> bool:
     return bool(mask.all() or not mask.any())
 
 
-def merge_detail(coarse: Coarse, given: Array, size: Size, box: Box) -> Array:
+def merge_detail(
+    coarse: Coarse, given: Array, size: Size, box: Box, enlarged: Array | None = None
+) -> Array:
     """A coarse result enlarged, with the given mask's detail where the two agree.
 
     With d the change that the coarse step made, enlarged, and c the coarse result, enlarged: where
@@ -200,12 +311,14 @@ def merge_detail(coarse: Coarse, given: Array, size: Size, box: Box) -> Array:
         given: (box.height, box.width) the caller's mask in ``box``.
         size: of the enlarged result.
         box: the window wanted.
+        enlarged: (box.height, box.width) the coarse result there if it is known; it is overwritten.
 
     Returns:
         (box.height, box.width) float32 in [0, 1].
     """
     change = bilinear_window(coarse.final - coarse.given, size, box, coarse.part)
-    enlarged = bilinear_window(coarse.final, size, box, coarse.part)
+    if enlarged is None:
+        enlarged = bilinear_window(coarse.final, size, box, coarse.part)
     detailed = given + change
     np.clip(detailed, 0, 1, out=detailed)
     trust = np.abs(change, out=change)  # in place from here: new arrays cost more than sums

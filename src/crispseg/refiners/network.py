@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
+from itertools import groupby
 from typing import cast
 
 import numpy as np
@@ -118,7 +119,7 @@ class CascadeNetwork:
     def probabilities(
         self, images: Sequence[Tensor], masks: Sequence[Sequence[Array]]
     ) -> list[Array]:
-        """Run the cascade on samples of one size.
+        """Run the cascade on samples; off the CPU, those of one size in a row are one batch.
 
         Args:
             images: (1, 3, h, w) normalised tensors.
@@ -136,8 +137,12 @@ class CascadeNetwork:
             if min(self._workers, len(samples)) > 1:
                 return self._run_at_once(samples)
             return [self._run(image, given)[0] for image, given in samples]
-        stacked = [torch.cat(parts) for parts in zip(*(given for _, given in samples), strict=True)]
-        return list(self._run(torch.cat([image for image, _ in samples]), stacked))
+        results: list[Array] = []
+        for _, alike in groupby(samples, lambda sample: sample[0].shape):
+            pixels, given = zip(*alike, strict=True)
+            stacked = [torch.cat(parts) for parts in zip(*given, strict=True)]
+            results += self._run(torch.cat(pixels), stacked)
+        return results
 
     @torch.inference_mode()
     def probabilities_of_masks(

@@ -20,16 +20,18 @@ from crispseg.io.spool import RawFile, RawWriter
 from crispseg.io.store import StripStore
 from crispseg.io.windows import Flags, ImageSource, windows_of
 from crispseg.refiners.base import Progress
-from crispseg.refiners.cascade import MARGIN_PX, MAX_RATIO, CascadeRefiner
+from crispseg.refiners.cascade import MAX_RATIO, CascadeRefiner
 from crispseg.refiners.guard import CERTAINTY_SCALE, calibrate
 from crispseg.refiners.local import (
     HALO_PX,
+    MARGIN_PX,
     Array,
     Coarse,
     LocalInputs,
     covered,
     merge_detail,
     settled,
+    tiling,
 )
 from crispseg.tiling.blend import VALUE_SCALE
 from crispseg.tiling.grid import magnifications
@@ -225,10 +227,10 @@ class StreamedCascade:
             self.tiles_run, self.tiles_planned = int(selected.sum()), selected.size
 
         def predict(boxes: Sequence[Box]) -> list[Array]:
-            network = self.refiner.network
-            pixels = [network.image_tensor(self._image(size, b), self._peak) for b in boxes]
-            values = network.probabilities(pixels, [inputs.for_network(b) for b in boxes])
-            return [value[:channels] for value in values]
+            found = inputs.refined(
+                boxes, lambda box: self._image(size, box), self.refiner.network, self._peak
+            )
+            return [values[:channels] for values in found]
 
         stream = TileStream(
             grid,
@@ -357,7 +359,7 @@ class StreamedCascade:
         return float(np.iinfo(self.scene.image.dtype).max)
 
     def _grid(self, size: Size) -> Grid:
-        return Grid(size, self.refiner.tile_size, self.refiner.overlap_px, MARGIN_PX)
+        return Grid(size, *tiling(size, self.refiner.tile_size), MARGIN_PX)
 
     def _count(self, _: Box) -> None:
         self.runs += 1

@@ -43,22 +43,37 @@ def plan_tiles(size: Size, tile_size: int | Size, overlap_px: int) -> list[Box]:
 
 
 def even_tile(size: Size, tile_size: int, overlap_px: int) -> Size:
-    """Size of equal tiles: few, and none of more pixels than a square one.
+    """Size of equal tiles that cover an image with the fewest pixels in all.
 
+    None has more pixels than a square of ``tile_size``, no side is more than half as long again.
     Sides are even, so that tiles of an image at twice its size end where its pixels do, and so is
     the overlap that they are made for, one less than ``overlap_px`` if that is odd;
     what reaches beyond the image is for ``plan_tiles`` to cut.
+
+    Args:
+        size: of the image.
+        tile_size: in pixels.
+        overlap_px: what neighbours share, less than half of ``tile_size``.
     """
     overlap_px -= overlap_px % 2
-    counts = [1, 1]
+    longest = tile_size * 3 // 2
+
+    def fitting(length: int, limit: int, count: int = 1) -> tuple[int, int]:
+        """The fewest tiles, ``count`` or more, of at most ``limit`` px, and their side."""
+        while True:
+            side = 2 * ceil((length + (count - 1) * overlap_px) / count / 2)
+            if side <= limit or count >= length:
+                return count, max(side, overlap_px + 2)
+            count += 1
+
+    found = []
+    rows, height = fitting(size.height, longest)
     while True:
-        sides = [
-            max(2 * ceil((side + (count - 1) * overlap_px) / count / 2), overlap_px + 2)
-            for side, count in zip(size, counts, strict=True)
-        ]
-        if sides[0] * sides[1] <= tile_size**2:
-            return Size(*sides)
-        counts[sides[1] >= sides[0]] += 1
+        columns, width = fitting(size.width, min(longest, tile_size**2 // height))
+        found.append((rows * height * columns * width, height, width))
+        if columns == 1 or height <= tile_size * 2 // 3:
+            return Size(*min(found)[1:])
+        rows, height = fitting(size.height, longest, rows + 1)
 
 
 def fit_size(size: Size, long_side: int) -> Size:

@@ -36,7 +36,7 @@ class Grid:
 
     Attributes:
         size: of the image.
-        tile_size: side of a tile.
+        tile_size: of a tile.
         overlap_px: what neighbours share at least.
         margin_px: outer pixels of a tile that count nothing.
         ramp_px: pixels over which its weight then rises; None: the rest of the overlap,
@@ -44,7 +44,7 @@ class Grid:
     """
 
     size: Size
-    tile_size: int
+    tile_size: Size
     overlap_px: int
     margin_px: int
     ramp_px: int | None = None
@@ -52,15 +52,15 @@ class Grid:
     lefts: Sequence[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        stride = self.tile_size - self.overlap_px
-        for name, length in zip(("tops", "lefts"), self.size, strict=True):
-            object.__setattr__(self, name, axis_starts(length, self.tile_size, stride))
+        names = ("tops", "lefts")
+        for name, length, side in zip(names, self.size, self.tile_size, strict=True):
+            object.__setattr__(self, name, axis_starts(length, side, side - self.overlap_px))
 
     def tile(self, place: Place) -> Box:
         """Where a tile lies."""
         y, x = self.tops[place[0]], self.lefts[place[1]]
-        bottom = min(y + self.tile_size, self.size.height)
-        return Box(y, x, bottom, min(x + self.tile_size, self.size.width))
+        height, width = self.tile_size
+        return Box(y, x, min(y + height, self.size.height), min(x + width, self.size.width))
 
     def block(self, place: Place) -> Box:
         """The pixels from a tile's corner to the next tiles' corners."""
@@ -72,8 +72,9 @@ class Grid:
         """Tiles that reach into a block, in the plan's order."""
         row, column = place
         block = self.block(place)
-        rows = [i for i in range(row + 1) if self.tops[i] + self.tile_size > block.y0]
-        columns = [j for j in range(column + 1) if self.lefts[j] + self.tile_size > block.x0]
+        height, width = self.tile_size
+        rows = [i for i in range(row + 1) if self.tops[i] + height > block.y0]
+        columns = [j for j in range(column + 1) if self.lefts[j] + width > block.x0]
         return [(i, j) for i in rows for j in columns]
 
     def weights(self, place: Place, box: Box) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""What the local step is given, and where it has to look: pure functions of windows."""
+"""The local step: what it is given, where it has to look, and a look at some tiles."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crispseg.refiners.local import MARGIN_PX
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.objects import Flags, Labels, borders, colour, connected, nearest_within
 from crispseg.tiling.blend import StripMerger
@@ -31,7 +32,6 @@ MASKS = COLOURS - 1
 REACH_PX = 16
 CONTEXT_PX = 16
 LEAST_PROBABILITY = 0.5
-MARGIN_PX = 16
 NOTHING = -1
 
 

@@ -209,15 +209,15 @@ def test_magnifications_between_are_used_for_large_ratios() -> None:
 
 
 def forget_what_is_thin(image: Tensor, seg: Tensor) -> Tensor:
-    """The given mask, opened and closed: without objects and gaps of four pixels' width."""
+    """The given mask, opened and closed: without objects and gaps of six pixels' width."""
     for sign in (-1, 1, 1, -1):
-        seg = sign * nn.functional.max_pool2d(sign * seg, 5, 1, 2)
+        seg = sign * nn.functional.max_pool2d(sign * seg, 7, 1, 3)
     return (seg + 1) / 2
 
 
 @pytest.mark.parametrize("inverted", [False, True])
 def test_a_small_image_does_not_decide_what_is_too_small_for_it(inverted: bool) -> None:
-    """Of a network that forgets all that is less than five pixels wide, wherever it sees it."""
+    """Of a network that forgets all that is less than seven pixels wide, wherever it sees it."""
     mask = disc(1600, 1200, 12, 500, 400) | disc(1600, 1200, 300, 1100, 700)
     mask[100:900, 900:912] = True
     mask ^= inverted

@@ -20,9 +20,9 @@ from crispseg.types import Box, Size
 Array = NDArray[np.float32]
 
 UNCERTAIN = (0.05, 0.95)
-THIN_PX = 5
+THIN_PX = 7
 REACH_PX = 3
-HALO_PX = max(2 * (THIN_PX // 2), REACH_PX)
+HALO_PX = 2 * (THIN_PX // 2) + REACH_PX
 """How far ``undecided`` looks."""
 AROUND_PX, AROUND_SHARE = 32, 0.25
 """What is seen around an object, in pixels at least, and as a share of its size."""
@@ -75,8 +75,8 @@ def undecided(given: Array, final: Array) -> Flags:
 
     An object of one or two pixels, or a gap, looks like noise: a network takes it away, and no
     later step could know that it was ever there. So what is narrower than ``THIN_PX`` may be moved
-    and reshaped here, but not lost: where nothing like it is left within ``REACH_PX``, the given
-    mask stays, for the next magnification to decide.
+    and reshaped here, but not lost: where less than half as much is left within ``REACH_PX``, the
+    given mask stays, for the next magnification to decide.
 
     Args:
         given: (h, w) share of each pixel that the caller's mask covers.
@@ -86,15 +86,28 @@ def undecided(given: Array, final: Array) -> Flags:
         (h, w) bool. Pixels depend on those within ``HALO_PX``.
     """
     lost, half = np.zeros(given.shape, np.bool_), square(THIN_PX // 2)
-    for present, left in ((given > 0, final > 0.5), (given < 1, final < 0.5)):
+    for covered_by, left in ((given, final), (1 - given, 1 - final)):
+        present = covered_by > 0
         if present.any() and not present.all():
-            thick = dilate(erode(present, half), half)
-            lost |= present & ~thick & ~dilate(left, square(REACH_PX))
+            thin = present & ~dilate(erode(present, half), half)
+            lost |= thin & (2 * _within_reach(left) < _within_reach(covered_by * thin))
     return lost
+
+
+def _within_reach(shares: Array) -> NDArray[np.int32]:
+    """(h, w) sums of shares of pixels within ``REACH_PX``, whole numbers: exact in any order."""
+    sums = np.rint(255 * shares).astype(np.int32)
+    for axis in (0, 1):
+        around = [(REACH_PX + 1, REACH_PX) if k == axis else (0, 0) for k in (0, 1)]
+        lines = np.cumsum(np.pad(sums, around), axis=axis, dtype=np.int32).swapaxes(0, axis)
+        sums = (lines[2 * REACH_PX + 1 :] - lines[: -2 * REACH_PX - 1]).swapaxes(0, axis)
+    return sums
 
 
 def box_of_edges(given: Array, final: Array) -> Box | None:
     """Around all edges of both masks and all that is uncertain, with a margin; None: nothing is.
+
+    Sides are multiples of ``ROUND_PX``, or the image's.
 
     Args:
         given: (h, w) the caller's mask, 0 or 1.

@@ -1,10 +1,12 @@
-r"""Fit the temperature and the guard of a refiner on validation images, and write them into it.
+r"""Fit bias, temperature and guard of a refiner on validation images, and write them into it.
 
-    python recipes/fit_guard.py WEIGHTS --cases .data/validation/* [--output WEIGHTS]
+    python recipes/fit_guard.py WEIGHTS --cases .data/validation/* [--output WEIGHTS] [--bias-only]
 
 Each folder of cases has ``images/``, ``coarse/`` and ``truth/`` (``recipes/make_test_sets.py``);
 none of its objects may be in the training split or in a test set.
 
+* Bias: the logit above which a pixel is object, of images that are not enlarged; the one with the
+  highest mBA (released code's radii), mean over the folders, of ``BIASES``.
 * Temperature: minimises the cross entropy of the pixels within 8 px of the refined edge, where
   probabilities are neither 0 nor 1 (Guo et al., ICML 2017).
 * Guard: logistic regression on ``crispseg.refiners.guard.FEATURES`` of every connected change that
@@ -24,19 +26,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispseg.evaluation.cases import Case, find_cases
+from crispseg.evaluation.scores import score_masks
 from crispseg.io import read_image, read_mask
 from crispseg.metrics.bands import boundary_band
 from crispseg.metrics.boundary import intersection_over_union
 from crispseg.metrics.calibration import CalibrationBins
 from crispseg.models.weights import LoadedModel, load_model, save_weights
-from crispseg.refiners.cascade import CascadeRefiner
+from crispseg.refiners.cascade import TILE_SIZE, CascadeRefiner
 from crispseg.refiners.guard import FEATURES, calibrate, find_changes, judged, keep_better
+from crispseg.tiling.grid import enlargement
+from crispseg.tiling.pieces import bounding_box
+from crispseg.types import Size
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Result = tuple[Flags, NDArray[np.float32], Flags]  # given mask, raw probabilities, truth
 
 BAND_PX = 8
+BIASES = np.arange(-10, 11) / 10
 PIXELS_PER_CASE = 20_000
 RIDGE = 1e-3
 
@@ -47,37 +54,77 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--cases", type=Path, nargs="+", required=True)
     parser.add_argument("--output", type=Path, help="instead of changing WEIGHTS")
+    parser.add_argument("--bias-only", action="store_true", help="keep temperature and guard")
     options = parser.parse_args()
     model = load_model(options.weights)
-    results = list(refined(model, options.cases))
-    temperature = fit_temperature(results)
-    weights = fit_guard(results, temperature)
-    report(results, temperature, weights)
+    folders = [list(refined(model, folder)) for folder in options.cases]
     known = {k: v for k, v in model.metadata.items() if k not in ("architecture", "mean", "std")}
-    guard = json.dumps({n: round(float(w), 4) for n, w in zip(FEATURES, weights, strict=True)})
+    bias = fit_bias(folders)
+    known["bias"] = f"{bias:.2f}"
+    if not options.bias_only:
+        results = [(g, unbiased(g, p, bias), truth) for cases in folders for g, p, truth in cases]
+        temperature = fit_temperature(results)
+        weights = fit_guard(results, temperature)
+        report(results, temperature, weights)
+        guard = {n: round(float(w), 4) for n, w in zip(FEATURES, weights, strict=True)}
+        known |= {"temperature": f"{temperature:.4f}", "guard": json.dumps(guard)}
     save_weights(
         options.output or options.weights,
         model.module,
         architecture=model.architecture,
         mean=model.mean,
         std=model.std,
-        metadata=known | {"temperature": f"{temperature:.4f}", "guard": guard},
+        metadata=known,
     )
 
 
-def refined(model: LoadedModel, folders: list[Path]) -> Iterator[Result]:
+def refined(model: LoadedModel, folder: Path) -> Iterator[Result]:
     """Given mask, raw probabilities and truth of every case."""
     refiner = CascadeRefiner(replace(model, metadata={}))
-    for folder in folders:
-        for case in cases_of(folder):
-            image, given = read_image(case.image), read_mask(case.coarse) > 0.5
-            yield given, refiner.refine(image, given), read_mask(case.truth) > 0.5
-        print(f"refined {folder}", flush=True)
+    for case in cases_of(folder):
+        image, given = read_image(case.image), read_mask(case.coarse) > 0.5
+        yield given, refiner.refine(image, given), read_mask(case.truth) > 0.5
+    print(f"refined {folder}", flush=True)
 
 
 def cases_of(folder: Path) -> list[Case]:
     """Images with masks in the three folders of a set."""
     return find_cases(folder / "images", folder / "coarse", folder / "truth")[0]
+
+
+def is_enlarged(given: Flags) -> bool:
+    """Whether the refiner sees an image larger than it is, and leaves the bias out."""
+    return enlargement(Size(*given.shape), bounding_box(given), TILE_SIZE) > 1
+
+
+def unbiased(given: Flags, probability: NDArray[np.float32], bias: float) -> NDArray[np.float32]:
+    """Probabilities with the bias taken off their logits, where the refiner does."""
+    if is_enlarged(given):
+        return probability
+    odds = probability / np.maximum(1 - probability, 1e-30) * np.float32(np.exp(-bias))
+    return np.asarray(odds / (1 + odds), np.float32)
+
+
+def fit_bias(folders: list[list[Result]]) -> float:
+    """Of ``BIASES`` the one with the highest mBA, mean over folders, of what is not enlarged."""
+    rows = []
+    for results in folders:
+        scores = [
+            [row.mba_released for row in score_masks([p > 1 / (1 + np.exp(-b)) for b in BIASES], t)]
+            for given, p, t in results
+            if not is_enlarged(given)
+        ]
+        if scores:
+            rows.append(np.mean(scores, axis=0))
+    if not rows:
+        print("bias 0: every image is enlarged")
+        return 0.0
+    found = 100 * np.mean(rows, axis=0)
+    chosen = int(found.argmax())
+    print(
+        f"bias {BIASES[chosen]:.1f}: mBA {found[chosen]:.2f}, without {found[BIASES == 0][0]:.2f}"
+    )
+    return float(BIASES[chosen])
 
 
 def edge_pixels(results: list[Result]) -> tuple[Floats, Flags]:

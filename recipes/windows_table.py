@@ -44,10 +44,10 @@ class Counted:
         self.spent["runs"] += found.network_runs
         return found
 
-    def probabilities(self, images, masks):
+    def probabilities(self, images, masks, channels=2):
         """See CascadeNetwork."""
         self.spent["megapixels"] += sum(given[0].size for given in masks) / 1e6
-        return self._probabilities(images, masks)
+        return self._probabilities(images, masks, channels)
 
 
 def main() -> None:

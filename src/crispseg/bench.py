@@ -64,12 +64,12 @@ class Timed:
         return getattr(self.network, name)
 
     def probabilities(
-        self, images: Sequence[Tensor], masks: Sequence[Sequence[Array]]
+        self, images: Sequence[Tensor], masks: Sequence[Sequence[Array]], channels: int = 2
     ) -> list[Array]:
         """See CascadeNetwork; a global step has one mask, a local one two."""
         kind = STEPS[1] if len(masks[0]) == 1 else STEPS[2]
         start = self.clock()
-        answer = self.network.probabilities(images, masks)
+        answer = self.network.probabilities(images, masks, channels)
         self.seconds[kind] += self.clock() - start
         self.pixels[kind] += sum(mask[0].size for mask in masks)
         return answer

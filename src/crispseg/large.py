@@ -391,7 +391,7 @@ def _subject(job: Job, refiner: CascadeRefiner) -> dict[str, Any]:
         "device or precision": [refiner.device.type, refiner.network.arithmetic],
         "tile size": refiner.tile_size,
         "fast": refiner.fast,
-        "calibration": refiner.temperature,
+        "calibration": [refiner.temperature, refiner.bias],
         "guard": refiner.guard,
         "ROI": job.roi and (job.roi.y0, job.roi.x0, job.roi.y1, job.roi.x1),
         "kind of output": [job.output.suffix.lower(), job.binary],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -176,9 +177,9 @@ def test_edges_of_medium_images_get_a_second_look_at_twice_the_size() -> None:
     truth, coarse = disc(480, 854, 95, 200, 300), disc(480, 854, 95, 206, 295)
     image = np.where(truth, 255, 0).astype(np.uint8)[:, :, None].repeat(3, axis=2)
     result = refiner(bright).run(image, coarse)
-    assert seen == [(480, 856), (592, 592)]  # padded to eights
+    assert seen == [(480, 856), (608, 608)]  # padded to eights; twice the box below
     assert result.tiles_run[0] == Box(0, 0, 480, 854)
-    assert result.tiles_run[1].size == (294, 293)  # the object and a quarter of it on every side
+    assert result.tiles_run[1].size == (304, 304)  # the object, a quarter of it around, to sixteens
     assert result.tiles_planned == result.network_runs == 2
     assert ((result.mask > 0.5) != truth).sum() <= 0.02 * truth.sum()
 
@@ -224,6 +225,30 @@ def test_a_small_image_does_not_decide_what_is_too_small_for_it(inverted: bool) 
     result = refiner(forget_what_is_thin, tile_size=128).refine(photo(1600, 1200), mask) > 0.5
     np.testing.assert_array_equal(result[90:780, 880:930], mask[90:780, 880:930])  # the wire
     assert (result != mask)[480:520, 380:420].sum() < 0.3 * np.pi * 12**2  # the small disc
+
+
+@pytest.mark.parametrize(
+    ("size", "object_px", "tile_size"),
+    [((300, 400), 200, 900), ((300, 400), 40, 900), ((500, 600), 60, 200)],
+)
+def test_a_bias_is_for_images_that_are_not_enlarged(size, object_px: int, tile_size: int) -> None:
+    """Of a network that says 0.6 everywhere, a logit of 0.41."""
+    y, x = (side // 2 - object_px // 2 for side in size)
+    mask = np.zeros(size, bool)
+    mask[y : y + object_px, x : x + object_px] = True
+
+    def unsure(image: Tensor, seg: Tensor) -> Tensor:
+        return torch.full_like(seg, 0.6)
+
+    def share(bias: float, **options) -> float:
+        model = replace(loaded(Stub(unsure)), metadata={"bias": str(bias)})
+        found = CascadeRefiner(model, tile_size=tile_size, device="cpu", **options)
+        return float((found.refine(photo(*size), mask) > 0.5)[mask].mean())
+
+    assert share(0.0) == share(0.2) == 1
+    is_enlarged = object_px == 40
+    assert share(0.6) == (1 if is_enlarged else 0)
+    assert share(0.6, calibrated=False) == 1
 
 
 def test_the_caller_is_corrected_where_the_network_disagrees() -> None:

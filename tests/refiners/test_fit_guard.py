@@ -64,6 +64,26 @@ def test_the_guard_learns_what_goes_wrong(recipe) -> None:
     assert kept[0].trust < 0.1
 
 
+def discs(bias: float, radius: float = 90.0) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Discs whose edges lie where the logit is ``bias``."""
+    y, x = np.mgrid[:300, :300] - 150
+    inside = [radius + k - np.hypot(y, x) for k in range(4)]
+    given = [distance + 5 > 0 for distance in inside]
+    raw = [(1 / (1 + np.exp(-0.3 * d - bias))).astype(np.float32) for d in inside]
+    return [(g, p, d > 0) for g, p, d in zip(given, raw, inside, strict=True)]
+
+
+@pytest.mark.parametrize("bias", [-0.3, 0.0, 0.4])
+def test_the_bias_of_simulated_edges_is_found(recipe, bias: float) -> None:
+    assert recipe.fit_bias([discs(bias), discs(9.0, 20)]) == pytest.approx(bias, abs=0.1)
+    [(given, probability, truth), *_] = discs(bias)
+    found = recipe.unbiased(given, probability, bias)
+    np.testing.assert_array_equal(found > 0.5, truth)
+    small, probability, _ = discs(bias, 20)[0]  # enlarged: no bias
+    assert recipe.unbiased(small, probability, bias) is probability
+    assert recipe.fit_bias([discs(bias, 20)]) == 0
+
+
 def test_the_weights_file_gets_both(recipe, tmp_path, monkeypatch, capsys) -> None:
     path, output = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     half = (0.5,) * 3
@@ -82,11 +102,11 @@ def test_the_weights_file_gets_both(recipe, tmp_path, monkeypatch, capsys) -> No
                 pixels = rng.integers(0, 255, pixels.shape).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{i}.{suffix}")
     # A random network may leave nothing to judge: its results count for their form alone.
-    found = list(recipe.refined(load_model(path), [tmp_path / "set"]))
+    found = list(recipe.refined(load_model(path), tmp_path / "set"))
     assert [(g.shape, p.dtype, t.sum()) for g, p, t in found] == [
         ((96, 96), np.float32, 45 * 40)
     ] * 2
-    monkeypatch.setattr(recipe, "refined", lambda _model, _folders: [scene(i) for i in range(9)])
+    monkeypatch.setattr(recipe, "refined", lambda _model, _folder: [scene(i) for i in range(9)])
     words = ["fit", str(path), "--cases", str(tmp_path / "set"), "--output", str(output)]
     monkeypatch.setattr(sys, "argv", words)
     recipe.main()
@@ -95,6 +115,7 @@ def test_the_weights_file_gets_both(recipe, tmp_path, monkeypatch, capsys) -> No
     fitted = Calibration.from_metadata(after.metadata)
     assert fitted.guard is not None
     assert len(fitted.guard) == len(FEATURES)
+    assert "bias" in after.metadata
     assert after.metadata["step"] == "7"
     assert before.metadata.get("guard") is None
     for key, value in before.module.state_dict().items():

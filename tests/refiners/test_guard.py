@@ -23,6 +23,7 @@ from crispseg.refiners.guard import (
     is_at_a_loss,
     keep_better,
     negligible,
+    sure_enough,
     trust_in,
 )
 from crispseg.tiling.pieces import components
@@ -44,13 +45,40 @@ def test_calibration_is_the_sigmoid_of_cooled_logits_stretched() -> None:
     assert calibrate(p, 1.0) is p
 
 
+@pytest.mark.parametrize("bias", [-0.7, 0.4])
+@pytest.mark.parametrize("temperature", [1.0, 3.2])
+def test_a_bias_moves_the_decision(temperature: float, bias: float) -> None:
+    logits = np.linspace(-8, 8, 101, dtype=np.float32)[None]
+    p = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    mine = calibrate(p, temperature, bias)
+    expected = 1 / (1 + np.exp(-(logits - bias) / temperature))
+    assert np.abs(mine - expected).max() <= NEGLIGIBLE
+    np.testing.assert_array_equal(mine > 0.5, logits > bias)
+    ends = np.array([[0, 1]], np.float32)
+    np.testing.assert_array_equal(calibrate(ends, temperature, bias), ends)
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.4, -0.4])
 @pytest.mark.parametrize("temperature", [1.5, 3.2])
-def test_what_calibrates_to_next_to_nothing_is_zero(temperature: float) -> None:
-    least = np.float32(negligible(temperature))
+def test_what_calibrates_to_next_to_nothing_is_zero(temperature: float, bias: float) -> None:
+    least = np.float32(negligible(temperature, bias))
     below, above = least * np.float32([[0.8, 1.1]]).T  # 1 - p has steps of 6e-8
-    assert calibrate(below, temperature) == 0 < calibrate(above, temperature) < 1e-3
-    assert calibrate(1 - below, temperature) == 1
+    low, high = (calibrate(np.stack([p, 1 - p]), temperature, bias) for p in (below, above))
+    assert low[0] == 0
+    assert low[1] == 1
+    assert 0 < max(high[0], 1 - high[1]) < 1e-3
     assert negligible(1.0) == 0
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.4, -0.4])
+def test_sure_enough_holds_on_both_sides(bias: float) -> None:
+    sure = sure_enough(3.2, bias, 1e-3)
+    ends = np.array([[sure, 1 - sure]], np.float32)
+    low, high = calibrate(ends, 3.2, bias)[0]
+    assert max(low, 1 - high) <= 1e-3
+    wide = np.array([[1.3 * sure, 1 - 1.3 * sure]], np.float32)
+    low, high = calibrate(wide, 3.2, bias)[0]
+    assert max(low, 1 - high) > 1e-3
 
 
 def test_confidence_is_that_of_the_binary_mask() -> None:
@@ -218,14 +246,17 @@ def metadata(weights: tuple[float, ...], temperature: float = 2.0) -> dict[str, 
 
 
 def test_metadata_round_trip_and_damage() -> None:
-    assert Calibration.from_metadata({}) == Calibration(1.0, None)
+    assert Calibration.from_metadata({}) == Calibration(1.0, 0.0, None)
     fitted = Calibration.from_metadata(metadata((1, 2, 3, 4, 5)))
-    assert fitted == Calibration(2.0, (1, 2, 3, 4, 5))
+    assert fitted == Calibration(2.0, 0.0, (1, 2, 3, 4, 5))
     for damage in ({"temperature": "warm"}, {"guard": "{}"}, {"guard": "nonsense"}, {"guard": "3"}):
         with pytest.raises(InputError, match="damaged"):
             Calibration.from_metadata(damage)
     with pytest.raises(InputError, match="temperature is 0"):
         Calibration.from_metadata({"temperature": "0"})
+    for damage in ("nan", "6"):
+        with pytest.raises(InputError, match="bias is"):
+            Calibration.from_metadata({"bias": damage})
 
 
 def test_the_refiner_uses_both_and_both_can_be_switched_off() -> None:

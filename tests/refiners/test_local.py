@@ -121,12 +121,17 @@ def test_box_of_edges_by_hand() -> None:
     given, final = np.zeros((2, 300, 400), np.float32)
     assert box_of_edges(given, final) is None
     given[100:180, 150:330] = 1
-    around = 32  # a quarter of (81 * 181) ** 0.5 is 30; the pixel after an edge is marked
-    assert box_of_edges(given, final) == Box(100, 150, 181, 331).grow(around)
-    assert box_of_edges(1 - given, 1 - final) == Box(100, 150, 181, 331).grow(around)
+    # 32 around: a quarter of (81 * 181) ** 0.5 is 30; the pixel after an edge is marked; then to 16
+    expected = Box(68, 118, 68 + 160, 118 + 256)
+    assert expected.y1 - 181 >= 32
+    assert expected.x1 - 331 >= 32
+    assert box_of_edges(given, final) == expected
+    assert box_of_edges(1 - given, 1 - final) == expected
     final[20, 30] = 0.3  # uncertain
     around = round(0.25 * (161 * 301) ** 0.5)
-    assert box_of_edges(given, final) == Box(0, 0, 181 + around, 331 + around)
+    assert 181 + around <= 240
+    assert 331 + around <= 400
+    assert box_of_edges(given, final) == Box(0, 0, 240, 400)
 
 
 def test_pasted_fades_in_where_the_box_ends_within_the_image() -> None:
@@ -184,7 +189,7 @@ def test_a_tile_is_looked_at_where_it_may_change(seed: int) -> None:
     final = small.copy()
     y, x = rng.integers(0, 80, 2)
     final[y : y + 5, x : x + 5] = 0.5
-    inputs = LocalInputs(Coarse(small, final, final), lambda box: given[box.slices], size)
+    inputs = LocalInputs(Coarse(small, final, final), lambda box: given[box.slices], size, 2)
     tile_size, overlap = tiling(size, 160)
     looked_at, wanted = np.zeros((2, *size), bool)
     tiles = plan_tiles(size, tile_size, overlap)
@@ -208,7 +213,7 @@ def test_what_the_network_does_not_see_stays_the_coarse_result() -> None:
     size = Size(400, 600)
     given = np.zeros(size, np.float32)
     given[190:210, 60:80] = 1
-    inputs = LocalInputs(Coarse(given, given, given / 2), lambda box: given[box.slices], size)
+    inputs = LocalInputs(Coarse(given, given, given / 2), lambda box: given[box.slices], size, 2)
     look = inputs.look(Box(0, 0, *size))
     assert look.window == Box(94, 0, 350, 192)  # 94..306 and 0..176, to the next 64
     hard, soft = look.for_network()
@@ -219,3 +224,23 @@ def test_what_the_network_does_not_see_stays_the_coarse_result() -> None:
     np.testing.assert_array_equal(found[0][:, 192:], given[:, 192:])
     np.testing.assert_array_equal(found[1][:94], given[:94] / 2)
     assert (found[:, 130:310, :150] == 0.75).all()
+
+
+def test_the_last_magnification_computes_stride_4_only_where_it_looks() -> None:
+    rng = np.random.default_rng(0)
+    size = Size(300, 420)
+    given = np.zeros(size, np.float32)
+    given[100:140, 50:110] = 1
+    small = rng.random((2, 150, 210), dtype=np.float32) * 0.04 + given[::2, ::2]
+    coarse = Coarse(given[::2, ::2].copy(), *np.clip(small, 0, 1))
+    tile = Box(20, 10, 290, 400)
+    both, final = (
+        LocalInputs(coarse, lambda box: given[box.slices], size, channels).look(tile)
+        for channels in (2, 1)
+    )
+    assert both.window == final.window
+    assert final.window.size != tile.size
+    assert final.values.shape == (1, *tile.size)
+    np.testing.assert_array_equal(final.values[0], both.values[0])
+    for one, other in zip(final.for_network(), both.for_network(), strict=True):
+        np.testing.assert_array_equal(one, other)

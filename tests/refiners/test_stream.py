@@ -18,6 +18,8 @@ from crispseg.refiners.cascade import CascadeRefiner
 from crispseg.refiners.stream import Scene, StreamedCascade, encode
 from crispseg.types import Box, Size
 
+FITTED = {"temperature": "1.7", "bias": "0.4"}
+
 
 class Sure(RefinementModule):
     """What it is given, a little smaller and a little less sure."""
@@ -34,8 +36,7 @@ class Sure(RefinementModule):
 def model() -> LoadedModel:
     torch.manual_seed(0)
     network = build("cascadepsp-lite").eval()
-    metadata = {"temperature": "1.7"}
-    return LoadedModel(network, (0.5,) * 3, (0.5,) * 3, "test", "test", metadata)
+    return LoadedModel(network, (0.5,) * 3, (0.5,) * 3, "test", "test", FITTED)
 
 
 def photo(height: int, width: int, dtype=np.uint8) -> np.ndarray:
@@ -97,7 +98,7 @@ def test_same_bits_as_in_memory(tmp_path, model, case, fast) -> None:
 def test_eight_bits_with_flat_blocks_told_in_advance(tmp_path) -> None:
     """A network that is sure: most blocks are never computed, and come out the same."""
     image, mask = photo(900, 1100), disc(900, 1100, 100, 300, 300)
-    model = LoadedModel(Sure(), (0.5,) * 3, (0.5,) * 3, "test", "test", {"temperature": "1.7"})
+    model = LoadedModel(Sure(), (0.5,) * 3, (0.5,) * 3, "test", "test", FITTED)
     refiner = CascadeRefiner(model, tile_size=128, device="cpu")
     expected = np.rint(refiner.refine(image, mask) * np.float32(255)).astype(np.uint8)
     run = streamed(tmp_path, refiner, scene(image, mask))

@@ -154,12 +154,12 @@ def test_bad_tiles() -> None:
     ],
 )
 def test_enlargement_by_hand(size, object_px, factor) -> None:
-    assert enlargement(size, object_px, 900) == factor
+    assert enlargement(size, Box(0, 0, object_px, object_px), 900) == factor
 
 
-@given(st.builds(Size, sides, sides), st.floats(0, 400), st.integers(300, 1000))
-def test_enlarged_images_are_no_larger_than_a_tile(size, object_px, tile_size) -> None:
-    factor = enlargement(size, object_px, tile_size)
+@given(st.builds(Size, sides, sides), st.tuples(sides, sides), st.integers(300, 1000))
+def test_enlarged_images_are_no_larger_than_a_tile(size, sides, tile_size) -> None:
+    factor = enlargement(size, Box(0, 0, *sides), tile_size)
     assert 1 <= factor <= MAX_ENLARGEMENT
     if factor > 1:
         assert factor**2 * size.height * size.width <= tile_size**2

@@ -54,8 +54,19 @@ def test_constants_stay_exact_and_results_are_copies() -> None:
     assert (array == np.float32(0.3)).all()
 
 
-def test_twice_the_size_is_the_same_whole_as_in_windows() -> None:
-    """The whole at twice its size is made by other lines than its windows: the same bits."""
+def mixed_by_taps(array: np.ndarray, box: Box) -> np.ndarray:
+    """A window at twice the size, as at any other: columns first, then rows, in float32."""
+    found = array.astype(np.float32)
+    for axis, start, stop in ((-1, box.x0, box.x1), (-2, box.y0, box.y1)):
+        length = array.shape[axis]
+        low, high, share = resample._bilinear_taps(length, 2 * length, start, stop)
+        near, far = found.take(low, axis), found.take(high, axis)
+        found = near + (far - near) * (share if axis == -1 else share[:, None])
+    return found
+
+
+def test_twice_the_size_has_the_bits_of_any_other_size() -> None:
+    """It is made by slices, without looking up: whole, in windows, and from parts."""
     rng = np.random.default_rng(0)
     for array in (
         rng.random((37, 41), dtype=np.float32),
@@ -63,13 +74,20 @@ def test_twice_the_size_is_the_same_whole_as_in_windows() -> None:
         rng.random((1, 1), dtype=np.float32),
     ):
         size = Size(2 * array.shape[-2], 2 * array.shape[-1])
-        whole = bilinear_window(array, size, Box(0, 0, *size))
-        assert whole.dtype == np.float32
-        for y0 in range(0, size.height, 11):
-            box = Box(y0, 0, min(y0 + 11, size.height), size.width)
-            np.testing.assert_array_equal(
-                bilinear_window(array, size, box), whole[..., box.slices[0], :]
-            )
+        boxes = [Box(0, 0, *size)]
+        for _ in range(30):
+            (y0, y1), (x0, x1) = (np.sort(rng.integers(0, side, 2)) for side in size)
+            boxes.append(Box(int(y0), int(x0), int(y1) + 1, int(x1) + 1))
+        for box in boxes:
+            expected = mixed_by_taps(array, box)
+            found = bilinear_window(array, size, box)
+            assert found.dtype == np.float32
+            np.testing.assert_array_equal(found, expected)
+            whole = Size(*array.shape[-2:])
+            source = bilinear_source(whole, size, box)
+            part = array[..., *source.slices]
+            found = bilinear_window(part, size, box, resample.Part(whole, source))
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_bands_of_a_window_join_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:

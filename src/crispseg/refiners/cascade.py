@@ -18,13 +18,14 @@ released package's own procedure. They differ where the published one loses edge
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from crispseg.models.weights import LoadedModel
 from crispseg.refiners.base import Progress, Refinement
@@ -77,8 +78,8 @@ class CascadeRefiner:
         batch_size: most tiles in one network call.
         workers: tiles that run at the same time on the CPU, each with its share of the cores;
             elsewhere like ``batch_size``.
-        calibrated: divide logits by the temperature that belongs to the weights, so that a
-            probability is the share of such pixels that are object; below ``guard.NEGLIGIBLE``
+        calibrated: correct logits by the temperature and bias that belong to the weights, so that
+            a probability is the share of such pixels that are object; below ``guard.NEGLIGIBLE``
             it is 0, and as near to 1, 1.
         guard: keep the given mask where a change is not to be trusted; needs weights that
             ``recipes/fit_guard.py`` has seen. Neither applies to the published mode.
@@ -109,10 +110,9 @@ class CascadeRefiner:
         self.tile_size = TILE_SIZE if tile_size is None else tile_size
         if self.tile_size < MIN_TILE_SIZE:
             raise InputError(f"tile size must be {MIN_TILE_SIZE} or more, not {self.tile_size}")
-        if batch_size < 1:
-            raise InputError(f"batch size must be 1 or more, not {batch_size}")
-        if workers < 1:
-            raise InputError(f"workers must be 1 or more, not {workers}")
+        for name, count in (("batch size", batch_size), ("workers", workers)):
+            if count < 1:
+                raise InputError(f"{name} must be 1 or more, not {count}")
         self.model = model
         self.mode = mode
         self.fast = fast
@@ -120,6 +120,7 @@ class CascadeRefiner:
         self.device = resolve_device(device)
         fitted = Calibration.from_metadata(model.metadata)
         self.temperature = fitted.temperature if calibrated else 1.0
+        self.bias = fitted.bias if calibrated else 0.0
         self.guard = fitted.guard if guard else None
         published = mode == "published"
         precision = precision or ("exact" if published else "auto")
@@ -129,7 +130,7 @@ class CascadeRefiner:
             published=published,
             precision=precision,
             workers=workers,
-            negligible=0.0 if published else negligible(self.temperature),
+            negligible=0.0 if published else negligible(self.temperature, self.bias),
         )
 
     def refine(
@@ -250,7 +251,8 @@ class CascadeRefiner:
         return self._judge(given, _Cascade(self, image, given, valid, progress).run(), valid)
 
     def _judge(self, given: Mask, result: Refinement, valid: Valid) -> Refinement:
-        mask = calibrate(result.mask, self.temperature)
+        factor = enlargement(Size(*given.shape), bounding_box(given), self.tile_size)
+        mask = calibrate(result.mask, self.temperature, 0.0 if factor > 1 else self.bias)
         if valid is not None:
             mask = np.where(valid, mask, np.float32(0))
         if not self.guard:
@@ -283,80 +285,85 @@ class _Cascade:
         self.boxes: list[Box] = []
 
     def run(self) -> Refinement:
-        sizes = self._sizes()
-        coarse = self._global_step(sizes[0])
+        fast = self.refiner.fast
+        sizes = self._sizes()[: 1 if fast else None]
+        looks_again = sizes == [self.size] and not fast
+        coarse = self._global_step(sizes[0], 2 if looks_again or len(sizes) > 1 else 1)
+        if looks_again:
+            return self._second_look(coarse)
         planned = 0
-        if not self.refiner.fast:
-            if sizes == [self.size]:
-                return self._second_look(coarse)
-            if len(sizes) == 1:  # the global step has seen every pixel
-                self.boxes, planned = [Box(0, 0, *self.size)], 1
-            for size in sizes[1:]:
-                coarse, planned = self._local_step(size, coarse.keeping_thin())
+        if len(sizes) == 1 and not fast:  # the global step has seen every pixel
+            self.boxes, planned = [Box(0, 0, *self.size)], 1
+        for size in sizes[1:]:
+            coarse, planned = self._local_step(size, coarse.keeping_thin())
         return self._finished(self._at_full_size(coarse), planned)
 
     def _sizes(self) -> list[Size]:
         tile_size = self.refiner.tile_size
         if max(self.size) > tile_size:
             return magnifications(self.size, tile_size, MAX_RATIO)
-        box = bounding_box(self.given)
-        extent = math.sqrt(box.height * box.width)
-        factor = enlargement(self.size, extent, tile_size)
+        factor = enlargement(self.size, bounding_box(self.given), tile_size)
         return [Size(factor * self.size.height, factor * self.size.width)]
 
     def _finished(self, mask: Mask, planned: int) -> Refinement:
         return Refinement(mask, tuple(self.boxes), planned, self.runs)
 
-    def _at(self, size: Size) -> tuple[NDArray[Any], Array]:
-        """Image and given mask at ``size``: averaged, or enlarged, the mask without smoothing."""
-        if size == self.size:
-            return self.image, self.given
+    def _image_at(self, size: Size) -> Callable[[Box], Tensor]:
+        """Windows of the image at ``size``, averaged or enlarged: (1, 3, h, w) normalised."""
+        if max(size) > max(self.size):  # normalised first: fewer pixels
+            planes = self.network.image_tensor(self.image, self.peak).numpy()
+            return lambda box: torch.from_numpy(bilinear_window(planes, size, box))
+        image = self.image if size == self.size else resize_area(self.image, size)
+        return lambda box: self.network.image_tensor(image[box.slices], self.peak)
+
+    def _given_at(self, size: Size) -> Array:
+        """The given mask at ``size``: averaged, or enlarged without smoothing."""
         if max(size) > max(self.size):
             factor = size.height // self.size.height
-            channels = np.moveaxis(self.image, -1, 0)
-            image = np.moveaxis(bilinear_window(channels, size, Box(0, 0, *size)), 0, -1)
-            return image, self.given.repeat(factor, axis=0).repeat(factor, axis=1)
-        return resize_area(self.image, size), resize_area(self.given, size)
+            return self.given.repeat(factor, axis=0).repeat(factor, axis=1)
+        return self.given if size == self.size else resize_area(self.given, size)
 
-    def _global_step(self, size: Size) -> Coarse:
-        image, given = self._at(size)
-        tensor = self.network.image_tensor(image, self.peak)
-        [(final, stride4)] = self.network.probabilities([tensor], [[given * 2 - 1]])
+    def _global_step(self, size: Size, channels: int) -> Coarse:
+        tensor, given = self._image_at(size)(Box(0, 0, *size)), self._given_at(size)
+        [values] = self.network.probabilities([tensor], [[given * 2 - 1]], channels)
         self._count(1, 1)
-        return Coarse(given, final, stride4)
+        return Coarse(given, values[0], values[-1])
 
     def _at_full_size(self, coarse: Coarse) -> Mask:
         if coarse.final.shape == self.given.shape:
             return coarse.final
         if coarse.final.size > self.given.size:
             return resize_area(coarse.final, self.size)
-        whole = Box(0, 0, *self.size)
-        return merge_detail(coarse.keeping_thin(), self.given, self.size, whole)
+        return merge_detail(coarse.keeping_thin(), self.given, self.size, Box(0, 0, *self.size))
 
     def _local_step(self, size: Size, coarse: Coarse) -> tuple[Coarse, int]:
-        image, soft = self._at(size)
-        given = (soft > 0.5).astype(np.float32)
+        image = self._image_at(size)
+        is_last = max(size) >= max(self.size)
+        given = self._given_at(size)
+        if not is_last:
+            given = (given > 0.5).astype(np.float32)
+        channels = 1 if is_last else 2
         tile, overlap_px = tiling(size, self.refiner.tile_size)
         tiles = plan_tiles(size, tile, overlap_px)
         plan = TilePlan(size, tiles, MARGIN_PX, overlap_px - 2 * MARGIN_PX)
-        inputs = LocalInputs(coarse, lambda box: given[box.slices], size)
+        inputs = LocalInputs(coarse, lambda box: given[box.slices], size, channels)
         selected = [self._any_valid(size, box) and inputs.has_edge(box) for box in tiles]
         total = self.runs + sum(selected)
 
         def predict(boxes: Sequence[Box]) -> list[Array]:
-            return inputs.refined(boxes, lambda box: image[box.slices], self.network, self.peak)
+            return inputs.refined(boxes, image, self.network)
 
         def on_tile(box: Box) -> None:
             self._count(1, total)
-            if max(size) >= max(self.size):
+            if is_last:
                 self.boxes.append(box.shrink(size.height // self.size.height))
 
         if selected == [True]:
             [values] = predict(tiles)
             on_tile(tiles[0])
-            final, stride4 = merged_alone(tiles[0], values)
-            return Coarse(given, final, stride4), 1
-        merger = RamMerger(size, channels=2)
+            values = merged_alone(tiles[0], values)
+            return Coarse(given, values[0], values[-1]), 1
+        merger = RamMerger(size, channels)
         run_tiles(
             plan,
             predict,
@@ -366,8 +373,7 @@ class _Cascade:
             batch_size=self.refiner.batch_size,
             on_tile=on_tile,
         )
-        final, stride4 = merger.result
-        return Coarse(given, final, stride4), len(tiles)
+        return Coarse(given, merger.result[0], merger.result[-1]), len(tiles)
 
     def _second_look(self, coarse: Coarse) -> Refinement:
         """The local step at twice the size, where the object's edges are."""

@@ -1,8 +1,9 @@
 """Calibrated confidence, and the guard that keeps a refined mask from being worse than its input.
 
-Networks are surer than they are right, and a refiner's worst mistakes have a form of their own: a
-large, thick piece taken away or added at once. ``calibrate`` corrects the first by one temperature
-(Guo et al., ICML 2017). The guard judges the second: every connected piece of change is described
+Networks are surer than they are right, what they learned edges from may have been traced a little
+wide, and a refiner's worst mistakes have a form of their own: a large, thick piece taken away or
+added at once. ``calibrate`` corrects the first two by a temperature (Guo et al., ICML 2017) and a
+bias (Platt's scaling). The guard judges the third: every connected piece of change is described
 by a few numbers, a logistic model that was fitted on validation images says how likely the change
 is right, and what is not trusted goes back to the input, piece by piece, or whole objects where
 most is doubtful. Both models are a handful of numbers in the weights' metadata, fitted by
@@ -12,6 +13,7 @@ most is doubtful. Both models are a handful of numbers in the weights' metadata,
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
@@ -19,8 +21,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from crispseg.tiling.pieces import bounding_boxes, components, rim
-from crispseg.types import Box, InputError, Mask
+from crispseg.tiling.pieces import bounding_box, bounding_boxes, components, rim
+from crispseg.types import Box, InputError, Mask, Size
 
 Flags = NDArray[np.bool_]
 Counts = NDArray[np.int64]
@@ -32,6 +34,7 @@ of the background far from edges is wrong where the network is just that sure, a
 it is surest: what is left there says nothing, but is a haze over the background."""
 FEATURES = ("constant", "log_share", "log_thickness", "certainty", "added")
 ADDED, REMOVED = 1, 2
+MOST_BIAS = 5.0
 MISUNDERSTOOD = 0.5
 DOUBTFUL = 0.35
 """Trust below which a change is undone. At one half, with the weights it was chosen for, the guard
@@ -55,10 +58,12 @@ class Calibration:
 
     Attributes:
         temperature: divides logits; 1 changes nothing.
+        bias: the logit at which a pixel is as likely object as not; 0 in images that are enlarged.
         guard: weights of ``FEATURES`` in the logistic model of trust; None: no guard.
     """
 
     temperature: float = 1.0
+    bias: float = 0.0
     guard: tuple[float, ...] | None = None
 
     @classmethod
@@ -70,15 +75,18 @@ class Calibration:
         """
         try:
             temperature = float(metadata.get("temperature", "1"))
+            bias = float(metadata.get("bias", "0"))
             guard = json.loads(metadata.get("guard", "null"))
             weights = None if guard is None else tuple(float(guard[name]) for name in FEATURES)
         except (ValueError, KeyError, TypeError):
             raise InputError(
-                "the weights' temperature or guard is damaged; fit them anew"
+                "the weights' temperature, bias or guard is damaged; fit them anew"
             ) from None
         if not 0.05 < temperature < 20:
             raise InputError(f"the weights' temperature is {temperature}, not in 0.05..20")
-        return cls(temperature, weights)
+        if not abs(bias) <= MOST_BIAS:
+            raise InputError(f"the weights' bias is {bias}, not in -{MOST_BIAS}..{MOST_BIAS}")
+        return cls(temperature, bias, weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +111,23 @@ def shifted(kept: tuple[Kept, ...], part: Box) -> tuple[Kept, ...]:
     return tuple(replace(k, box=k.box.shift(part.y0, part.x0)) for k in kept)
 
 
-def calibrate(probability: Mask, temperature: float) -> Mask:
-    """sigmoid(logit(p) / temperature), stretched by ``NEGLIGIBLE``; the decision stays the same.
+def calibrate(probability: Mask, temperature: float, bias: float = 0.0) -> Mask:
+    """sigmoid((logit(p) - bias) / temperature), stretched by ``NEGLIGIBLE``.
 
     Args:
         probability: (H, W) float32 in [0, 1].
         temperature: above 1 makes less sure; 1 changes nothing.
+        bias: above 0 makes objects smaller; 0 leaves the decisions as they are.
 
     Returns:
         (H, W) float32, no further than ``NEGLIGIBLE`` from the sigmoid.
     """
-    if temperature == 1:
+    if temperature == 1 and bias == 0:
         return probability
     with np.errstate(divide="ignore", over="ignore"):  # 0 and 1 stay 0 and 1, by way of infinity
         odds: Mask = np.log((1 - probability) / probability)  # powers take four times as long
+        if bias:
+            odds += np.float32(bias)
         odds /= np.float32(temperature)
         np.exp(odds, out=odds)
     odds += 1
@@ -127,9 +138,22 @@ def calibrate(probability: Mask, temperature: float) -> Mask:
     return np.clip(odds, 0, 1, out=odds)
 
 
-def negligible(temperature: float) -> float:
-    """The probability below which ``calibrate`` returns 0, and as near to 1, 1."""
-    return 0.0 if temperature == 1 else 1 / (1 + (1 / NEGLIGIBLE - 1) ** temperature)
+def negligible(temperature: float, bias: float = 0.0) -> float:
+    """The probability below which ``calibrate`` returns 0, and as near to 1, 1, bias or none."""
+    if temperature == 1 and bias == 0:
+        return 0.0
+    return 1 / (1 + math.exp(temperature * math.log(1 / NEGLIGIBLE - 1) + abs(bias)))
+
+
+def sure_enough(temperature: float, bias: float, least: float) -> float:
+    """How near to 0 or 1 a probability must be to be within ``least`` of it when calibrated."""
+    sure = np.float32(0.04)
+    while True:
+        ends = np.array([[sure, 1 - sure]], np.float32)
+        low, high = calibrate(ends, temperature, bias)[0]
+        if max(low, 1 - high) <= least:
+            return float(sure) * 0.999
+        sure *= np.float32(0.9)
 
 
 def confidence(probability: Mask) -> Mask:
@@ -146,14 +170,17 @@ class Changes:
         pixels: (n,) their sizes.
         first: (n,) a pixel of each, as an index into the flattened label.
         features: (n, len(FEATURES)), what trust is judged by.
-        boxes: (n, 4) y0, x0, y1, x1.
     """
 
     label: NDArray[np.int32]
     pixels: Counts
     first: Counts
     features: Floats
-    boxes: Counts
+
+    @property
+    def boxes(self) -> Counts:
+        """(n, 4) y0, x0, y1, x1."""
+        return bounding_boxes(self.label, len(self.pixels))
 
 
 def find_changes(given: Flags, probability: Mask) -> Changes:
@@ -164,8 +191,15 @@ def find_changes(given: Flags, probability: Mask) -> Changes:
         probability: (H, W) float32, calibrated; above 0.5 is the refined mask.
     """
     refined = probability > 0.5
-    kind = np.where(given == refined, 0, np.where(refined, ADDED, REMOVED)).astype(np.uint8)
-    label, first = components(kind)
+    changed = given != refined
+    size = Size(*given.shape)
+    box = bounding_box(changed).grow(1).clip(size)  # with all that touches a piece
+    at = box.slices
+    kind = np.where(refined[at], np.uint8(ADDED), np.uint8(REMOVED)) * changed[at]
+    label = np.zeros(size, np.int32)
+    label[at], first = components(kind)
+    added = kind.ravel()[first] == ADDED
+    first = (first // box.width + box.y0) * size.width + first % box.width + box.x0
     count = len(first)
     inside = np.flatnonzero(label)
     numbers = label.ravel()[inside]
@@ -174,10 +208,10 @@ def find_changes(given: Flags, probability: Mask) -> Changes:
     # whole numbers: float64 adds them exactly, in any order
     weights = np.rint(certainty * CERTAINTY_SCALE)
     sums = np.bincount(numbers, weights, minlength=count + 1)[1:].astype(np.float64)
-    edge = np.bincount(label[rim(label)], minlength=count + 1)[1:]
-    added = kind.ravel()[first] == ADDED
+    part = label[at]
+    edge = np.bincount(part[rim(part)], minlength=count + 1)[1:]
     features = describe(pixels, edge, sums, added, int(np.count_nonzero(given)))
-    return Changes(label, pixels, first, features, bounding_boxes(label, count))
+    return Changes(label, pixels, first, features)
 
 
 def describe(
@@ -268,11 +302,10 @@ def keep_better(
     back = np.concatenate(([False], undone))[changes.label]
     doubted = np.concatenate(([0.0], np.minimum(trust, 0.49))).astype(np.float32)[changes.label]
     result = np.where(back, np.where(given, 1 - doubted, doubted), probability)
+    boxes = changes.boxes
     order = np.flatnonzero(undone)[np.argsort(-changes.pixels[undone], kind="stable")]
     places = tuple(
-        Kept(
-            Box(*changes.boxes[k].tolist()), int(changes.pixels[k]), float(trust[k]), bool(whole[k])
-        )
+        Kept(Box(*boxes[k].tolist()), int(changes.pixels[k]), float(trust[k]), bool(whole[k]))
         for k in order
     )
     return result, places

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.objects import Flags, dilate, erode, square
@@ -34,6 +35,8 @@ CONTEXT_PX = 96
 """What the network sees around the edges of a tile, at least; not beyond the tile."""
 STEP_PX = 64
 """Sides of what it sees are multiples of this, or the tile's: few sizes, so batches stay whole."""
+ROUND_PX = 16
+"""Sides of what is looked at again at twice the size: the network need not be given more."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Coarse:
         given: (h, w) what ``final`` would be had nothing changed: the caller's mask at that size,
             soft if the network saw it soft (global step), hard if it saw it hard (local step).
         final: (h, w) refined probabilities.
-        stride4: (h, w) probabilities of the stride-4 head.
+        stride4: (h, w) probabilities of the stride-4 head; of the last magnification, which hands
+            nothing on, the final ones.
         part: where these arrays lie, if they are a part of the magnification only.
     """
 
@@ -117,7 +121,7 @@ def box_of_edges(given: Array, final: Array) -> Box | None:
     if not box.height:
         return None
     margin = max(AROUND_PX, round(AROUND_SHARE * (box.height * box.width) ** 0.5))
-    return box.grow(margin).clip(Size(*given.shape))
+    return _rounded(box.grow(margin), Size(*given.shape), ROUND_PX)
 
 
 def edges_of(mask: Flags) -> Flags:
@@ -157,20 +161,23 @@ class Look:
     """One tile of the local step.
 
     Attributes:
-        values: (2, h, w) probabilities that stay where the network does not look.
+        values: (channels, h, w) probabilities that stay where the network does not look: the final
+            ones, and those at stride 4.
+        stride4: (window.height, window.width) the latter in the window.
         window: where it looks, in pixels of the tile.
     """
 
     values: Array
+    stride4: Array
     window: Box
 
     def for_network(self) -> list[Array]:
         """The local step's two masks in [-1, 1]: S1 binarised, S4 soft (released code)."""
-        final, stride4 = self.values[:, *self.window.slices]
-        return [np.where(final > 0.5, np.float32(1), np.float32(-1)), 2 * stride4 - 1]
+        final = self.values[0, *self.window.slices]
+        return [np.where(final > 0.5, np.float32(1), np.float32(-1)), 2 * self.stride4 - 1]
 
     def with_result(self, found: Array) -> Array:
-        """(2, h, w) probabilities of the tile, those that the network found among them."""
+        """(channels, h, w) probabilities of the tile, those that the network found among them."""
         return pasted(self.values, found, self.window)
 
 
@@ -182,14 +189,19 @@ def tiling(size: Size, tile_size: int) -> tuple[Size, int]:
 
 def window_around(marked: Box, tile: Size) -> Box:
     """What the network sees of a tile in which it has to look at ``marked``, inside the tile."""
-    y0, y1 = _span(marked.y0, marked.y1, tile.height)
-    x0, x1 = _span(marked.x0, marked.x1, tile.width)
+    return _rounded(marked.grow(CONTEXT_PX), tile, STEP_PX)
+
+
+def _rounded(box: Box, size: Size, step: int) -> Box:
+    """Around the part of a box inside ``size``; sides are multiples of a step, or those of it."""
+    y0, y1 = _rounded_span(box.y0, box.y1, size.height, step)
+    x0, x1 = _rounded_span(box.x0, box.x1, size.width, step)
     return Box(y0, x0, y1, x1)
 
 
-def _span(first: int, last: int, length: int) -> tuple[int, int]:
-    start, stop = max(first - CONTEXT_PX, 0), min(last + CONTEXT_PX, length)
-    side = min(-(-(stop - start) // STEP_PX) * STEP_PX, length)
+def _rounded_span(start: int, stop: int, length: int, step: int) -> tuple[int, int]:
+    start, stop = max(start, 0), min(stop, length)
+    side = min(-(-(stop - start) // step) * step, length)
     start = min(start, length - side)
     return start, start + side
 
@@ -208,18 +220,23 @@ class LocalInputs:
         coarse: the magnification before.
         given: window of the caller's mask at ``size``, 0 or 1, (h, w) float32.
         size: of this magnification.
+        channels: 2, the final probabilities and those at stride 4, or 1 where nobody asks for the
+            latter, as of the last magnification.
     """
 
-    def __init__(self, coarse: CoarseSource, given: Callable[[Box], Array], size: Size) -> None:
+    def __init__(
+        self, coarse: CoarseSource, given: Callable[[Box], Array], size: Size, channels: int
+    ) -> None:
         self._coarse = coarse
         self._given = given
         self._size = size
+        self._channels = channels
 
-    def coarse_values(self, box: Box, channels: int = 2) -> Array:
-        """(2, h, w) probabilities that stand for a tile that is not run, or the first alone."""
+    def coarse_values(self, box: Box) -> Array:
+        """(channels, h, w) probabilities that stand for a tile that is not run."""
         coarse = self._coarse.around(self._size, box)
         final = merge_detail(coarse, self._given(box), self._size, box)
-        if channels == 1:
+        if self._channels == 1:
             return final[None]
         return np.stack([final, bilinear_window(coarse.stride4, self._size, box, coarse.part)])
 
@@ -248,31 +265,33 @@ class LocalInputs:
         marked |= edges_of(given[at] > 0.5)
         marked |= edges_of(merged[at] > 0.5)
         window = window_around(bounding_box(marked).shift(inner.y0, inner.x0), tile.size)
+        if self._channels == 1:
+            seen = window.shift(tile.y0, tile.x0)
+            stride4 = bilinear_window(coarse.stride4, self._size, seen, coarse.part)
+            return Look(merged[None], stride4, window)
         stride4 = bilinear_window(coarse.stride4, self._size, tile, coarse.part)
-        return Look(np.stack([merged, stride4]), window)
+        return Look(np.stack([merged, stride4]), stride4[window.slices], window)
 
     def refined(
         self,
         tiles: Sequence[Box],
-        pixels: Callable[[Box], NDArray[Any]],
+        pixels: Callable[[Box], Tensor],
         network: CascadeNetwork,
-        peak: float,
     ) -> list[Array]:
         """The local step on tiles that have an edge.
 
         Args:
             tiles: of this magnification.
-            pixels: window of the image at this magnification, (h, w, 3).
+            pixels: window of the image at this magnification, (1, 3, h, w) normalised.
             network: that looks at them.
-            peak: the largest value of the image's dtype.
 
         Returns:
-            (2, h, w) probabilities for each tile: the final ones and those at stride 4.
+            (channels, h, w) probabilities for each tile.
         """
         looks = [self.look(tile) for tile in tiles]
-        windows = [k.window.shift(t.y0, t.x0) for k, t in zip(looks, tiles, strict=True)]
-        images = [network.image_tensor(pixels(window), peak) for window in windows]
-        found = network.probabilities(images, [look.for_network() for look in looks])
+        images = [pixels(k.window.shift(t.y0, t.x0)) for k, t in zip(looks, tiles, strict=True)]
+        masks = [look.for_network() for look in looks]
+        found = network.probabilities(images, masks, self._channels)
         return [look.with_result(values) for look, values in zip(looks, found, strict=True)]
 
     def _that_count(self, tile: Box) -> Box:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -117,7 +118,7 @@ class CascadeNetwork:
 
     @torch.inference_mode()
     def probabilities(
-        self, images: Sequence[Tensor], masks: Sequence[Sequence[Array]]
+        self, images: Sequence[Tensor], masks: Sequence[Sequence[Array]], channels: int = 2
     ) -> list[Array]:
         """Run the cascade on samples; off the CPU, those of one size in a row are one batch.
 
@@ -125,9 +126,11 @@ class CascadeNetwork:
             images: (1, 3, h, w) normalised tensors.
             masks: for each image the given mask (h, w) in [-1, 1] and, for the local step, the
                 coarse result that stands for the first run's.
+            channels: 2, or 1 where nobody asks for stride 4.
 
         Returns:
-            For each sample (2, h, w) float32 probabilities: the final ones and those at stride 4.
+            For each sample (channels, h, w) float32 probabilities: the final ones, and those at
+            stride 4.
         """
         samples = [
             (image, [torch.from_numpy(np.ascontiguousarray(m))[None, None] for m in given])
@@ -135,13 +138,13 @@ class CascadeNetwork:
         ]
         if self.device.type == "cpu":
             if min(self._workers, len(samples)) > 1:
-                return self._run_at_once(samples)
-            return [self._run(image, given)[0] for image, given in samples]
+                return self._run_at_once(samples, channels)
+            return [self._run(image, given, channels)[0] for image, given in samples]
         results: list[Array] = []
         for _, alike in groupby(samples, lambda sample: sample[0].shape):
             pixels, given = zip(*alike, strict=True)
             stacked = [torch.cat(parts) for parts in zip(*given, strict=True)]
-            results += self._run(torch.cat(pixels), stacked)
+            results += self._run(torch.cat(pixels), stacked, channels)
         return results
 
     @torch.inference_mode()
@@ -181,31 +184,39 @@ class CascadeNetwork:
         """A box of features at a stride that divides its corners."""
         return self._place(x[..., *box.shrink(stride).slices])
 
-    def _run_at_once(self, samples: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> list[Array]:
+    def _run_at_once(
+        self, samples: Sequence[tuple[Tensor, Sequence[Tensor]]], channels: int
+    ) -> list[Array]:
         threads = torch.get_num_threads()
         share = max(threads // self._workers, 1)
         try:
             with ThreadPoolExecutor(
                 self._workers, initializer=torch.set_num_threads, initargs=(share,)
             ) as pool:
-                return [done[0] for done in pool.map(lambda sample: self._run(*sample), samples)]
+                done = pool.map(lambda sample: self._run(sample[0], sample[1], channels), samples)
+                return [results[0] for results in done]
         finally:
             torch.set_num_threads(threads)
 
     @torch.inference_mode()
-    def _run(self, image: Tensor, masks: Sequence[Tensor]) -> NDArray[np.float32]:
+    def _run(self, image: Tensor, masks: Sequence[Tensor], channels: int) -> Array:
         height, width = image.shape[-2:]
         # The image is padded with 0 after normalisation, masks with background (released code).
         padded = [self._place(self._pad(image, 0.0))]
         padded += [self._place(self._pad(mask, -1.0)) for mask in masks]
         found = self._finite(self._form(*padded), lambda form: form(*padded))
-        return self._settled(_probabilities(found, height, width))
+        result = image.new_empty(len(image), channels, height, width, device=self.device)
+        for channel, logits in enumerate(found[:channels]):
+            torch.sigmoid(self._settled(logits[:, 0, :height, :width]), out=result[:, channel])
+        return result.cpu().numpy()
 
-    def _settled(self, probability: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._negligible:
-            probability[probability < self._negligible] = 0
-            probability[probability > 1 - self._negligible] = 1
-        return probability
+    def _settled(self, logits: Tensor) -> Tensor:
+        """Infinite where probabilities are negligible; no branches, as a mask would have."""
+        if not self._negligible:
+            return logits
+        bound = math.log(self._negligible / (1 - self._negligible))
+        high = torch.threshold(logits, bound, -math.inf).neg_()
+        return torch.threshold_(high, bound, -math.inf).neg_()
 
     def _pad(self, x: Tensor, value: float) -> Tensor:
         height, width = x.shape[-2:]
@@ -216,13 +227,6 @@ class CascadeNetwork:
 
     def _place(self, x: Tensor) -> Tensor:
         return x.to(self.device).contiguous(memory_format=self._format)
-
-
-def _probabilities(found: Finals, height: int, width: int) -> NDArray[np.float32]:
-    """(N, 2, height, width): final, and at stride 4."""
-    # without their channel: channels-last, cat would put the two side by side in every pixel
-    both = torch.stack([x[:, 0, :height, :width] for x in found], dim=1)
-    return both.sigmoid_().cpu().numpy()
 
 
 def _on_stride(box: Box) -> Box:

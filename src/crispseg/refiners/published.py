@@ -118,7 +118,7 @@ def _local_step(
     def predict(batch: Sequence[Box]) -> list[Array]:
         masks = [[hard[b.slices] * 2 - 1, stride4[b.slices] * 2 - 1] for b in batch]
         crops = [pixels[:, :, b.y0 : b.y1, b.x0 : b.x1] for b in batch]
-        return [both[:1] for both in network.probabilities(crops, masks)]
+        return network.probabilities(crops, masks, channels=1)
 
     def on_tile(box: Box) -> None:
         boxes.append(box)

@@ -21,7 +21,7 @@ from crispseg.io.store import StripStore
 from crispseg.io.windows import Flags, ImageSource, windows_of
 from crispseg.refiners.base import Progress
 from crispseg.refiners.cascade import MAX_RATIO, CascadeRefiner
-from crispseg.refiners.guard import CERTAINTY_SCALE, calibrate
+from crispseg.refiners.guard import CERTAINTY_SCALE, calibrate, sure_enough
 from crispseg.refiners.local import (
     HALO_PX,
     MARGIN_PX,
@@ -217,7 +217,7 @@ class StreamedCascade:
         size = store.size
         is_last = size == self.scene.size
         channels = 1 if is_last else 2  # nobody asks for the last magnification's stride 4
-        inputs = LocalInputs(coarse, self._given_at(size), size)
+        inputs = LocalInputs(coarse, self._given_at(size), size, channels)
         grid = self._grid(size)
         selected = self._select(grid, inputs, coarse)
         done = len(store.strips)
@@ -227,16 +227,16 @@ class StreamedCascade:
             self.tiles_run, self.tiles_planned = int(selected.sum()), selected.size
 
         def predict(boxes: Sequence[Box]) -> list[Array]:
-            found = inputs.refined(
-                boxes, lambda box: self._image(size, box), self.refiner.network, self._peak
+            network = self.refiner.network
+            return inputs.refined(
+                boxes, lambda box: network.image_tensor(self._image(size, box), self._peak), network
             )
-            return [values[:channels] for values in found]
 
         stream = TileStream(
             grid,
             selected,
             predict,
-            lambda box: inputs.coarse_values(box, channels),
+            inputs.coarse_values,
             finish,
             batch_size=self.batch_size,
             flat=self._flat_result(coarse) if is_last else self._flat_level(coarse, size),
@@ -295,17 +295,14 @@ class StreamedCascade:
     @cached_property
     def _sure(self) -> float:
         """How near 0 or 1 a probability must be to be written as 0 or 255 after calibration."""
-        sure = np.array([[0.04]], np.float32)
-        while calibrate(sure, self.refiner.temperature)[0, 0] > ROUND_TO_ZERO:
-            sure *= np.float32(0.9)
-        return float(sure[0, 0]) * 0.999
+        return sure_enough(self.refiner.temperature, self.refiner.bias, ROUND_TO_ZERO)
 
     def _finish_level(self, size: Size) -> Callable[[Box, Array], dict[str, NDArray[Any]]]:
         given = self._given_at(size)
         return lambda box, values: {"given": given(box), "final": values[0], "stride4": values[1]}
 
     def _finish_result(self, box: Box, values: Array) -> dict[str, NDArray[Any]]:
-        probability = calibrate(values[0], self.refiner.temperature)
+        probability = calibrate(values[0], self.refiner.temperature, self.refiner.bias)
         valid = self.scene.valid(box)
         if valid is not None:
             probability = np.where(valid, probability, np.float32(0))

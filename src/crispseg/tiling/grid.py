@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, sqrt
 
 from crispseg.types import Box, InputError, Size
 
@@ -125,15 +125,15 @@ OBJECT_PX = 160
 MAX_ENLARGEMENT = 3
 
 
-def enlargement(size: Size, object_px: float, tile_size: int) -> int:
-    """By what whole number to enlarge an image that fits a tile, so that objects are not too small.
+def enlargement(size: Size, object_box: Box, tile_size: int) -> int:
+    """By what whole number to enlarge an image, so that objects are not too small.
 
     Small objects are enlarged towards ``OBJECT_PX``, as long as the image has no more pixels than a
-    tile then.
+    tile then; an image that fits no tile stays as it is.
 
     Args:
-        size: of the image, no side longer than ``tile_size``.
-        object_px: how large the object is, the root of its bounding box' area.
+        size: of the image.
+        object_box: around the object; the root of its area is how large it is.
         tile_size: in pixels.
 
     Returns:
@@ -144,6 +144,7 @@ def enlargement(size: Size, object_px: float, tile_size: int) -> int:
         pixels = size.height * size.width * factor**2
         return pixels <= tile_size**2 and factor * max(size) <= 1.5 * tile_size
 
+    object_px = sqrt(object_box.height * object_box.width)
     factor = min(max(round(OBJECT_PX / max(object_px, 1)), 1), MAX_ENLARGEMENT)
     while factor > 1 and not fits(factor):
         factor -= 1

@@ -249,8 +249,9 @@ def bilinear_window(
     if whole == size:
         at = box.shift(-held.y0, -held.x0).slices
         return array[..., at[0], at[1]].astype(np.float32)
-    if size == (2 * whole.height, 2 * whole.width) and box.size == size:
-        return _doubled_along(_doubled_along(array, -1), -2)
+    if size == (2 * whole.height, 2 * whole.width):
+        wide = _doubled_along(array, -1, (box.x0, box.x1), held.x0)
+        return _doubled_along(wide, -2, (box.y0, box.y1), held.y0)
     y, y_next, fy = _bilinear_taps(whole.height, size.height, box.y0, box.y1)
     x, x_next, fx = _bilinear_taps(whole.width, size.width, box.x0, box.x1)
     x, x_next = x - held.x0, x_next - held.x0
@@ -279,27 +280,35 @@ def _mixed(near: NDArray[Any], far: NDArray[Any], share: NDArray[np.float32]) ->
     return far
 
 
-def _doubled_along(array: NDArray[Any], axis: int) -> NDArray[np.float32]:
-    """``bilinear_window`` of the whole at twice the size along one axis, to the bit: slices only.
+def _doubled_along(
+    array: NDArray[Any], axis: int, span: tuple[int, int], held: int
+) -> NDArray[np.float32]:
+    """``bilinear_window`` at twice the size along one axis, to the bit: slices only.
 
-    Pixel 2 i lies a quarter of a pixel before pixel i of the array, 2 i + 1 as much behind it.
+    Pixel 2 i lies a quarter of a pixel before pixel i of the whole, 2 i + 1 as much behind it.
+
+    Args:
+        array: with the pixels from ``held`` on along the axis.
+        axis: -1 or -2.
+        span: the first pixel of the result, and that behind the last.
+        held: see above.
     """
-    array = np.ascontiguousarray(array, np.float32)
-    lines = array.swapaxes(axis, -1)
-    ends = lines[..., :1], lines, lines[..., -1:]
-    padded = np.concatenate([end.swapaxes(axis, -1) for end in ends], axis=axis)
-    padded = padded.swapaxes(axis, -1)
+    first, last = span[0] // 2, -(-span[1] // 2)
+    before, behind = max(first - 1, held), min(last + 1, held + array.shape[axis])
+    lines = array.swapaxes(axis, -1)[..., before - held : behind - held]
+    parts = [lines[..., :1]] * (before == first) + [lines] + [lines[..., -1:]] * (behind == last)
+    parts = [part.swapaxes(axis, -1) for part in parts]
+    padded = np.concatenate(parts, axis=axis, dtype=np.float32).swapaxes(axis, -1)
     step = padded[..., 1:] - padded[..., :-1]
     shape = list(array.shape)
-    shape[axis] *= 2
-    result = np.empty(shape, np.float32)
-    along = result.swapaxes(axis, -1)
+    shape[axis] = 2 * (last - first)
+    result = np.empty(shape, np.float32).swapaxes(axis, -1)
     for phase, share in ((0, np.float32(0.75)), (1, np.float32(0.25))):
-        part = along[..., phase::2]
-        here = slice(phase, phase + lines.shape[-1])
-        np.multiply(step[..., here], share, out=part)
+        here = slice(phase, phase + last - first)
+        part = step[..., here] * share
         part += padded[..., here]
-    return result
+        result[..., phase::2] = part  # sums with gaps would take longer
+    return result[..., span[0] - 2 * first : span[1] - 2 * first].swapaxes(axis, -1)
 
 
 def _bilinear_taps(

@@ -48,7 +48,7 @@ def brute_force(given: Array, final: Array) -> Array:
         thin = (share > 0) & ~squares_within(share > 0)
         for y, x in np.argwhere(thin):
             rows, columns = (slice(max(i - REACH_PX, 0), i + REACH_PX + 1) for i in (y, x))
-            was = np.rint(255 * (share * thin)[rows, columns]).sum()
+            was = np.rint(255 * share[rows, columns])[thin[rows, columns]].sum()
             result[y, x] |= np.rint(255 * left[rows, columns]).sum() < was / 2
     return result
 

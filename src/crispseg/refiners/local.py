@@ -90,21 +90,29 @@ def undecided(given: Array, final: Array) -> Flags:
         (h, w) bool. Pixels depend on those within ``HALO_PX``.
     """
     lost, half = np.zeros(given.shape, np.bool_), square(THIN_PX // 2)
-    for covered_by, left in ((given, final), (1 - given, 1 - final)):
-        present = covered_by > 0
+    was, left = (np.rint(255 * share).astype(np.uint8) for share in (given, final))
+    for present, covered_by, found in ((given > 0, was, left), (given < 1, 255 - was, 255 - left)):
         if present.any() and not present.all():
             thin = present & ~dilate(erode(present, half), half)
-            lost |= thin & (2 * _within_reach(left) < _within_reach(covered_by * thin))
+            box = bounding_box(thin)
+            wide = box.grow(REACH_PX).clip(Size(*given.shape))
+            inner = box.shift(-wide.y0, -wide.x0).slices
+            enough = _within_reach(covered_by[wide.slices] * thin[wide.slices])[inner]
+            gone = 2 * _within_reach(found[wide.slices])[inner] < enough
+            lost[box.slices] |= thin[box.slices] & gone
     return lost
 
 
-def _within_reach(shares: Array) -> NDArray[np.int32]:
-    """(h, w) sums of shares of pixels within ``REACH_PX``, whole numbers: exact in any order."""
-    sums = np.rint(255 * shares).astype(np.int32)
+def _within_reach(values: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """(h, w) sums of what lies within ``REACH_PX``: whole numbers, exact in any order."""
+    sums = np.pad(values.astype(np.uint16), REACH_PX)
     for axis in (0, 1):
-        around = [(REACH_PX + 1, REACH_PX) if k == axis else (0, 0) for k in (0, 1)]
-        lines = np.cumsum(np.pad(sums, around), axis=axis, dtype=np.int32).swapaxes(0, axis)
-        sums = (lines[2 * REACH_PX + 1 :] - lines[: -2 * REACH_PX - 1]).swapaxes(0, axis)
+        lines = sums.swapaxes(0, axis)
+        length = len(lines) - 2 * REACH_PX
+        total = lines[:length].copy()
+        for offset in range(1, 2 * REACH_PX + 1):
+            total += lines[offset : offset + length]
+        sums = total.swapaxes(0, axis)
     return sums
 
 

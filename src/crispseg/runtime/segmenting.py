@@ -246,11 +246,12 @@ class _GridHead(nn.Module):
             mixed = mixed.view(n, 3, 3, -1, rows, columns).permute(0, 3, 1, 4, 2, 5)
             mixed = mixed.reshape(n, -1, 3 * rows, 3 * columns)
             across = self._moved(columns, width, x)  # (width, 3 columns)
-            products.append(mixed @ across.T)
+            products.append((mixed @ across.T).permute(0, 2, 3, 1).flatten(2))
             downs.append(self._moved(rows, height, x))
-        pooled = torch.cat(downs, dim=1) @ torch.cat(products, dim=2)  # (n, out, h, w)
+        # (n, h, w out), so that it lies in memory as the features do
+        pooled = torch.cat(downs, dim=1) @ torch.cat(products, dim=1)
         out = self.features(x)
-        out += pooled
+        out += pooled.view(n, height, width, -1).permute(0, 3, 1, 2)
         return cast(Tensor, out.relu_())
 
     def _moved(self, cells: int, length: int, like: Tensor) -> Tensor:

@@ -15,12 +15,13 @@ import argparse
 import json
 
 import numpy as np
+from large_memory import COLOURS
 
 import crispseg
+from crispseg.metrics.boundary import intersection_over_union
 
 CELL, GRAIN = 512, 8
 KINDS = ("disc", "bar", "slit")
-COLOURS = ((190, 150, 90), (50, 80, 110))
 WIDE, BAR = 130, 140
 
 
@@ -57,10 +58,6 @@ def scene(side: int, least: float, most: float, rng: np.random.Generator):
     return image, given, truth, kinds
 
 
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    return float((a & b).sum() / max((a | b).sum(), 1))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=8192)
@@ -74,7 +71,10 @@ def main() -> None:
     found = crispseg.load_refiner(device="cpu").refine(image, given) > 0.5
     for kind in KINDS:
         boxes = [np.s_[y : y + CELL, x : x + CELL] for (y, x), k in kinds.items() if k == kind]
-        before, after = (np.array([iou(m[at], truth[at]) for at in boxes]) for m in (given, found))
+        before, after = (
+            np.array([intersection_over_union(mask[at], truth[at]) for at in boxes])
+            for mask in (given, found)
+        )
         figures = {
             "kind": kind,
             "objects": len(boxes),

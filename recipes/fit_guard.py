@@ -34,9 +34,7 @@ from crispseg.metrics.calibration import CalibrationBins
 from crispseg.models.weights import LoadedModel, load_model, save_weights
 from crispseg.refiners.cascade import TILE_SIZE, CascadeRefiner
 from crispseg.refiners.guard import FEATURES, calibrate, find_changes, judged, keep_better
-from crispseg.tiling.grid import enlargement
-from crispseg.tiling.pieces import bounding_box
-from crispseg.types import Size
+from crispseg.refiners.local import enlarged_by
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -92,14 +90,9 @@ def cases_of(folder: Path) -> list[Case]:
     return find_cases(folder / "images", folder / "coarse", folder / "truth")[0]
 
 
-def is_enlarged(given: Flags) -> bool:
-    """Whether the refiner sees an image larger than it is, and leaves the bias out."""
-    return enlargement(Size(*given.shape), bounding_box(given), TILE_SIZE) > 1
-
-
 def unbiased(given: Flags, probability: NDArray[np.float32], bias: float) -> NDArray[np.float32]:
     """Probabilities with the bias taken off their logits, where the refiner does."""
-    if is_enlarged(given):
+    if enlarged_by(given, TILE_SIZE) > 1:
         return probability
     odds = probability / np.maximum(1 - probability, 1e-30) * np.float32(np.exp(-bias))
     return np.asarray(odds / (1 + odds), np.float32)
@@ -112,7 +105,7 @@ def fit_bias(folders: list[list[Result]]) -> float:
         scores = [
             [row.mba_released for row in score_masks([p > 1 / (1 + np.exp(-b)) for b in BIASES], t)]
             for given, p, t in results
-            if not is_enlarged(given)
+            if enlarged_by(given, TILE_SIZE) == 1
         ]
         if scores:
             rows.append(np.mean(scores, axis=0))

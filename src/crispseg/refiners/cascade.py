@@ -36,6 +36,7 @@ from crispseg.refiners.local import (
     LocalInputs,
     box_of_edges,
     covered,
+    enlarged_by,
     merge_detail,
     pasted,
     tiling,
@@ -47,8 +48,7 @@ from crispseg.refiners.scene import Way, refine_scene
 from crispseg.runtime.device import resolve_device
 from crispseg.runtime.precision import Precision
 from crispseg.tiling.blend import RamMerger, merged_alone
-from crispseg.tiling.grid import enlargement, magnifications, plan_tiles
-from crispseg.tiling.pieces import bounding_box
+from crispseg.tiling.grid import magnifications, plan_tiles
 from crispseg.tiling.resample import bilinear_window, resize_area
 from crispseg.tiling.sliding import TilePlan, run_tiles
 from crispseg.types import Box, Image, InputError, Mask, Size, check_image, check_mask
@@ -248,10 +248,11 @@ class CascadeRefiner:
             )
         if not given.any() or (given.all() if valid is None else given[valid].all()):
             return Refinement(given, (), 0, 0)
-        return self._judge(given, _Cascade(self, image, given, valid, progress).run(), valid)
+        factor = enlarged_by(given, self.tile_size)
+        result = _Cascade(self, image, given, valid, progress).run(factor)
+        return self._judge(given, result, valid, factor)
 
-    def _judge(self, given: Mask, result: Refinement, valid: Valid) -> Refinement:
-        factor = enlargement(Size(*given.shape), bounding_box(given), self.tile_size)
+    def _judge(self, given: Mask, result: Refinement, valid: Valid, factor: int) -> Refinement:
         mask = calibrate(result.mask, self.temperature, 0.0 if factor > 1 else self.bias)
         if valid is not None:
             mask = np.where(valid, mask, np.float32(0))
@@ -284,9 +285,9 @@ class _Cascade:
         self.runs = 0
         self.boxes: list[Box] = []
 
-    def run(self) -> Refinement:
+    def run(self, factor: int) -> Refinement:
         fast = self.refiner.fast
-        sizes = self._sizes()[: 1 if fast else None]
+        sizes = self._sizes(factor)[: 1 if fast else None]
         looks_again = sizes == [self.size] and not fast
         coarse = self._global_step(sizes[0], 2 if looks_again or len(sizes) > 1 else 1)
         if looks_again:
@@ -298,11 +299,10 @@ class _Cascade:
             coarse, planned = self._local_step(size, coarse.keeping_thin())
         return self._finished(self._at_full_size(coarse), planned)
 
-    def _sizes(self) -> list[Size]:
+    def _sizes(self, factor: int) -> list[Size]:
         tile_size = self.refiner.tile_size
         if max(self.size) > tile_size:
             return magnifications(self.size, tile_size, MAX_RATIO)
-        factor = enlargement(self.size, bounding_box(self.given), tile_size)
         return [Size(factor * self.size.height, factor * self.size.width)]
 
     def _finished(self, mask: Mask, planned: int) -> Refinement:

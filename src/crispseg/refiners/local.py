@@ -13,7 +13,7 @@ from torch import Tensor
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.objects import Flags, dilate, erode, square
 from crispseg.tiling.blend import AXIS_WEIGHT, tile_weights
-from crispseg.tiling.grid import even_tile
+from crispseg.tiling.grid import enlargement, even_tile
 from crispseg.tiling.pieces import bounding_box
 from crispseg.tiling.resample import Part, bilinear_source, bilinear_window
 from crispseg.types import Box, Size
@@ -114,6 +114,19 @@ def _within_reach(values: NDArray[np.uint8]) -> NDArray[np.uint16]:
             total += lines[offset : offset + length]
         sums = total.swapaxes(0, axis)
     return sums
+
+
+def enlarged_by(given: Flags | Array, tile_size: int) -> int:
+    """By what whole number the refiner enlarges an image for its object.
+
+    Args:
+        given: (h, w) the caller's mask, 0 or 1.
+        tile_size: in pixels.
+    """
+    size = Size(*given.shape)
+    if max(size) > tile_size:
+        return 1
+    return enlargement(size, bounding_box(given), tile_size)
 
 
 def box_of_edges(given: Array, final: Array) -> Box | None:

@@ -7,13 +7,14 @@ import math
 import pytest
 import torch
 import torchvision
-from tiny import Discs, recipe
+from tiny import Discs, recipe, tiny
 from torch import nn
 from torch.utils.data import default_collate
 
+from crispseg.models.build import build
 from crispseg.models.resnet import ResNet
 from crispseg.train.distributed import Group
-from crispseg.train.refining import batch_errors, soften
+from crispseg.train.refining import OWN_FACTORS, batch_errors, own_coarse, soften
 from crispseg.train.run import Run
 from crispseg.train.trunk import load_torchvision, start_trunk
 from crispseg.types import InputError
@@ -169,3 +170,16 @@ def test_softened_masks_keep_flat_places_and_blur_edges() -> None:
     torch.testing.assert_close(soft[..., 15:], torch.ones(1, 1, 20, 5))
     assert (soft[..., 9] < 0.5).all()
     assert (soft[..., 10] > 0.5).all()
+
+
+@pytest.mark.parametrize("network", [tiny, lambda: build("cascadepsp-lite")], ids=["full", "lite"])
+def test_own_coarse_masks_of_crops_that_no_stride_divides(network) -> None:
+    """A third of 64 px is 21: the published network takes multiples of 8 only."""
+    module, draw = network().train(), torch.Generator().manual_seed(0)
+    image, rough = torch.rand(1, 3, 64, 64), (torch.rand(1, 1, 64, 64) > 0.5).float()
+    for _ in range(4 * len(OWN_FACTORS)):
+        final, stride4 = own_coarse(module, image, rough, draw)
+        assert final.shape == stride4.shape == rough.shape
+        assert ((final == 1) | (final == -1)).all()
+        assert (stride4.abs() <= 1).all()
+    assert module.training

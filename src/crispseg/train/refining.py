@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, default_collate
 
 from crispseg.data.samples import RefinerSamples, Sample
-from crispseg.layers.blocks import resize
+from crispseg.layers.blocks import pad_to_multiple, resize
 from crispseg.metrics.boundary import intersection_over_union, mean_boundary_accuracy
 from crispseg.models.build import SEGMENTATION_BUILDERS, build
 from crispseg.models.cascadepsp import CascadeLogits, CascadeModule
@@ -22,6 +22,7 @@ from crispseg.train.task import normalised, step_seed
 from crispseg.types import InputError
 
 VALIDATION_SEED = 1
+STRIDE = 8  # sizes that the published network takes
 OWN_FACTORS = (1, 2, 2, 3)  # how much smaller the image of the network's own global step is
 
 
@@ -70,7 +71,7 @@ class Refining:
         draw = torch.Generator().manual_seed(step_seed(config, step))
         if float(torch.rand((), generator=draw)) < config.local_step_share:
             if float(torch.rand((), generator=draw)) < config.own_coarse_share:
-                inputs[1:] = _own_coarse(cast(CascadeModule, module), inputs[0], batch.coarse, draw)
+                inputs[1:] = own_coarse(cast(CascadeModule, module), inputs[0], batch.coarse, draw)
             else:
                 radius = int(torch.randint(1, 5, (), generator=draw))
                 inputs.append(soften(batch.coarse, radius) * 2 - 1)
@@ -171,24 +172,35 @@ def validation_samples(config: TrainConfig) -> RefinerSamples:
 
 
 @torch.no_grad()
-def _own_coarse(
+def own_coarse(
     module: CascadeModule, image: Tensor, coarse: Tensor, draw: torch.Generator
 ) -> list[Tensor]:
     """What the local step gets in use: S1 (binarised) and S4 of a global step, in [-1, 1].
 
     Trained on the coarse mask alone, the local step learns to make the global step's large
     corrections once more, where in use nearly everything is right already.
+
+    Args:
+        module: in training mode, as which it comes back.
+        image: (N, 3, H, W) normalised.
+        coarse: (N, 1, H, W) in [0, 1].
+        draw: for how much smaller the global step's image is.
+
+    Returns:
+        Two masks, (N, 1, H, W).
     """
     factor = OWN_FACTORS[int(torch.randint(0, len(OWN_FACTORS), (), generator=draw))]
     full = (image.shape[-2], image.shape[-1])
     size = (full[0] // factor, full[1] // factor)
     small = F.interpolate(image, size, mode="area")
     rough = F.interpolate(coarse, size, mode="area")
+    padded = pad_to_multiple(small, STRIDE, 0.0), pad_to_multiple(rough * 2 - 1, STRIDE, -1.0)
     module.eval()
-    logits: CascadeLogits = module(small, rough * 2 - 1)
+    logits: CascadeLogits = module(*padded)
     module.train()
     final, stride4 = (
-        resize(x.sigmoid(), full, align_corners=False) for x in (logits.s1, logits.s4_3)
+        resize(x[..., : size[0], : size[1]].sigmoid(), full, align_corners=False)
+        for x in (logits.s1, logits.s4_3)
     )
     return [(final > 0.5).to(coarse.dtype) * 2 - 1, stride4 * 2 - 1]
 

@@ -3,10 +3,11 @@
     .venv/bin/python benchmarks/published_speed.py --tile                # one local tile
     .venv/bin/python benchmarks/published_speed.py --size 3492x2328        # the whole procedure
 
-The package and the full network here have the same weights: random ones, except that one channel
-carries the given mask from the stem to the last logit (``follow_the_mask``), with noise from all
-the others. Without that, which tiles are run would mean nothing: the package skips tiles by what
-its global step found. So the coarse result is about the given mask, as it is with trained weights.
+The package and the full network here have the same weights: those of ``--weights``, or random ones,
+except that one channel carries the given mask from the stem to the logits of all heads
+(``follow_the_mask``), with noise from all the others. Without that, what is left out would mean
+nothing: the package skips tiles by what its global step found, and crispseg decodes only where
+stride 8 is not sure. So all results are about the given mask, as they are with trained weights.
 
 The photo is the demo's, enlarged to ``--size``, with its rough mask. Sides take turns in one
 process; the package takes minutes for a photo. Wall and processor seconds are both
@@ -59,28 +60,55 @@ def random_network() -> RefinementModule:
 
 
 def follow_the_mask(module: RefinementModule) -> None:
-    """Channel 0 of stem, up_2, up_3 and the last head carries the given mask; no other reads it."""
-    stem = module.trunk.conv1.weight
-    stem[0] = 0
-    stem[0, SEED_CHANNEL, 3, 3] = 1
+    """Channel 0 of all features carries the given mask to every head; no other reads it there."""
+    carry(module.trunk.conv1, SEED_CHANNEL)
+    plain_norm(module.trunk.bn1, 0, shift=1.0)  # 0 or 2: survives ReLUs
+    for name in ("layer1", "layer2", "layer3", "layer4"):
+        for block in module.trunk.get_submodule(name):
+            plain_norm(block.bn3, 0, scale=0.0)
+            if isinstance(block.downsample, nn.Sequential):
+                carry(block.downsample[0], 0)
+                plain_norm(block.downsample[1], 0)
+    features = module.bottleneck.in_channels - module.trunk.channels[-1]
+    carry(module.bottleneck, features)
     joined = module.up_2.shortcut.in_channels  # where the stem's channels begin
     norm, _, first, middle, _, second = module.up_2.conv
-    for layer, channel, shift in ((norm, joined, 1.0), (middle, 0, 0.0)):
-        layer.running_mean[channel], layer.running_var[channel] = 0, 1 - layer.eps
-        layer.weight[channel], layer.bias[channel] = 1, shift
-    for conv, source in ((first, joined), (second, 0)):
-        conv.weight[0], conv.bias[0] = 0, 0
-        conv.weight[0, source, 1, 1] = 1
-    for block in (module.up_2.conv2, module.up_3.conv, module.up_3.conv2):
-        block[-1].weight[0], block[-1].bias[0] = 0, 0
-    module.up_2.shortcut.weight[0], module.up_2.shortcut.bias[0] = 0, 0
-    module.up_3.shortcut.weight[0], module.up_3.shortcut.bias[0] = 0, 0
-    module.up_3.shortcut.weight[0, 0] = 1
-    hidden, _, last = module.head_s1
-    hidden.weight[0], hidden.bias[0] = 0, 0
-    hidden.weight[0, 0] = 1
-    last.weight *= NOISE
-    last.weight[0, 0], last.bias[0] = LOGIT, -LOGIT
+    plain_norm(norm, joined, shift=1.0)
+    plain_norm(middle, 0)
+    carry(first, joined)
+    carry(second, 0)
+    for block in (module.up_1.conv, module.up_1.conv2, module.up_2.conv2):
+        silence(block[-1])
+    for block in (module.up_3.conv, module.up_3.conv2):
+        silence(block[-1])
+    silence(module.up_2.shortcut)
+    carry(module.up_1.shortcut, 0)
+    carry(module.up_3.shortcut, 0)
+    for hidden, _, last in (module.head_s8, module.head_s4, module.head_s1):
+        carry(hidden, 0)
+        last.weight *= NOISE
+        last.weight[0, 0], last.bias[0] = LOGIT, -LOGIT
+
+
+def silence(conv: nn.Conv2d) -> None:
+    """Output 0 is 0."""
+    conv.weight[0] = 0
+    if conv.bias is not None:
+        conv.bias[0] = 0
+
+
+def carry(conv: nn.Conv2d, source: int) -> None:
+    """Output 0 is one of the inputs."""
+    silence(conv)
+    conv.weight[0, source, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = 1
+
+
+def plain_norm(
+    norm: nn.BatchNorm2d, channel: int, *, scale: float = 1.0, shift: float = 0.0
+) -> None:
+    """A channel comes out ``scale`` times as large, and ``shift`` larger."""
+    norm.running_mean[channel], norm.running_var[channel] = 0, 1 - norm.eps
+    norm.weight[channel], norm.bias[channel] = scale, shift
 
 
 def write_for_package(module: RefinementModule, folder: Path) -> None:
@@ -212,12 +240,13 @@ def main() -> None:
     parser.add_argument("--tile", action="store_true", help="one local tile only")
     parser.add_argument("--side", type=int, default=900, help="side of that tile")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--weights", type=Path, help="of the full network, instead of random ones")
     parser.add_argument("--only", help="sides beside the package, separated by ;")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     width, _, height = options.size.partition("x")
-    module = random_network()
+    module = load_model(options.weights).module if options.weights else random_network()
     sides = (
         tile_sides(module, options.side)
         if options.tile

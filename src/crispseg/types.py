@@ -86,6 +86,10 @@ class Box:
         y1, x1 = -(-self.y1 // factor), -(-self.x1 // factor)
         return Box(self.y0 // factor, self.x0 // factor, y1, x1)
 
+    def enlarge(self, factor: int) -> Box:
+        """This box in an image ``factor`` times larger."""
+        return Box(*(factor * at for at in (self.y0, self.x0, self.y1, self.x1)))
+
 
 def check_image(image: NDArray[Any]) -> Image:
     """Return ``image`` if it is (H, W, 3) uint8 or uint16 with at least one pixel.

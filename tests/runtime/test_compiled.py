@@ -13,8 +13,9 @@ from crispseg.models.build import build
 from crispseg.models.cascadepsp import RefinementModule
 from crispseg.runtime import arithmetic as arithmetics
 from crispseg.runtime.arithmetic import Arithmetic
-from crispseg.runtime.compiled import PlainForm, compile_cascade
+from crispseg.runtime.compiled import CompiledRefinement, PlainForm, compile_cascade
 from crispseg.runtime.winograd import WinogradConv, WinogradRowConv
+from crispseg.types import Box
 from lively import lively
 
 
@@ -103,3 +104,64 @@ def test_the_bundled_architecture_gives_the_same(size) -> None:
             torch.testing.assert_close(ours.sigmoid(), theirs.sigmoid(), atol=1e-4, rtol=0)
     norms = [layer for layer in form.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert len(norms) == 2 < sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())
+
+
+@pytest.mark.parametrize("box", [Box(7, 8, 12, 15), Box(0, 20, 9, 33), Box(18, 3, 25, 9)], ids=str)
+@torch.inference_mode()
+def test_the_decoder_finds_in_a_box_what_it_finds_in_the_whole(module, box, monkeypatch) -> None:
+    """Inside the same sums, so float32's rounding at most; outside stride 8's result."""
+    form = compile_cascade(module, Arithmetic())
+    inputs = scene((200, 264), 3)
+    whole = form(*inputs)
+    monkeypatch.setattr(CompiledRefinement, "_open_boxes", lambda *_: [box])
+    part = form(*inputs)
+    at = box.enlarge(8).slices
+    torch.testing.assert_close(part.s1[..., *at], whole.s1[..., *at], atol=1e-4, rtol=1e-5)
+    inside = [slice(edge.start and edge.start + 2, edge.stop - 2) for edge in at]
+    torch.testing.assert_close(part.s4[..., *inside], whole.s4[..., *inside], atol=1e-4, rtol=1e-5)
+    outside = torch.ones(200, 264, dtype=torch.bool)
+    outside[at] = False
+    expected = module(*inputs).s8_3[0, 0][outside]
+    torch.testing.assert_close(
+        part.s1[0, 0][outside].sigmoid(), expected.sigmoid(), atol=1e-4, rtol=0
+    )
+
+
+class _Halves(nn.Module):
+    """A head that is sure: the left half is object."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[-2:]
+        left = torch.arange(width) < width // 2
+        return torch.where(left, 9.0, -9.0).expand(len(x), 1, height, width).to(x.dtype)
+
+
+@torch.inference_mode()
+def test_only_what_is_open_is_decoded(module, monkeypatch) -> None:
+    """Nothing is open but a strip down the middle."""
+    seen: list[list[Box]] = []
+    real = CompiledRefinement._open_boxes
+
+    def spy(self: CompiledRefinement, s8: torch.Tensor, *masks: torch.Tensor) -> list[Box]:
+        seen.append(real(self, s8, *masks))
+        return seen[-1]
+
+    monkeypatch.setattr(CompiledRefinement, "_open_boxes", spy)
+    image, mask = scene((64, 320), 1)
+    mask = torch.where(torch.arange(320) < 160, 1.0, -1.0).expand(mask.shape)
+    for everywhere in (True, False):
+        seen.clear()
+        form = compile_cascade(module, Arithmetic(), everywhere=everywhere)
+        form.head_s8 = _Halves()
+        found = form.finals(form.encode_image(image), mask, None, None)
+        assert len(seen) == 2  # the second level and the third
+        if everywhere:
+            assert seen == [[Box(0, 0, 8, 40)]] * 2
+            continue
+        assert seen[0] == [Box(0, 18, 8, 22)]
+        [last] = seen[1]  # what was found at stride 4 is open around the strip as well
+        assert last.width < 12
+        for values in found:
+            assert (values[..., : 8 * last.x0 - 4] == 9).all()
+            assert (values[..., 8 * last.x1 + 4 :] == -9).all()
+        assert not (found.s1[..., 8 * last.x0 : 8 * last.x1].abs() == 9).all()

@@ -83,12 +83,15 @@ class CascadeNetwork:
         self._std = torch.tensor(model.std).view(1, 3, 1, 1)
         is_small = precision == "auto" and not is_published(self.module)
         chosen = choose("exact" if is_small else precision, device)
+        self._everywhere = precision in ("exact", "fp32", "plain")
         self.arithmetic = str(chosen) if chosen else "as written"
+        if chosen and is_published(self.module) and not self._everywhere and device.type == "cpu":
+            self.arithmetic += ", decoded where open"
         self._is_half = chosen is not None and chosen.dtype is torch.float16
         self._form, self._format = self._compiled(chosen)
 
     def _compiled(self, arithmetic: Arithmetic | None) -> tuple[CascadeForm, torch.memory_format]:
-        form = compile_cascade(self.module, arithmetic)
+        form = compile_cascade(self.module, arithmetic, everywhere=self._everywhere)
         layout = torch.channels_last
         if isinstance(form, PlainForm):
             plain = self._published and arithmetic is None

@@ -1,6 +1,7 @@
 """CascadePSP's networks rewritten for inference: the same numbers with less work and memory.
 
-Every step is exact but for float32's rounding (``tests/runtime/test_compiled.py``):
+Every step is exact but for float32's rounding (``tests/runtime/test_compiled.py``), but for the
+last, which is left out where exactness is asked for:
 
 * BatchNorm goes into the convolution before it; where it comes first, it is applied before the
   enlarging, at a quarter of the pixels (an affine map of a mean is the mean of affine maps).
@@ -13,6 +14,7 @@ Every step is exact but for float32's rounding (``tests/runtime/test_compiled.py
 * 3x3 convolutions read bands of rows that are made for them (``rows.py``), in float32 on a CPU
   with a quarter of the multiplications, in 16 bits with half (``winograd.py``). Full
   resolution exists in strips only.
+* The decoder runs only where the results so far leave anything open (``uncertain.py``).
 """
 
 from __future__ import annotations
@@ -33,11 +35,20 @@ from crispseg.runtime.compiled_lite import compile_lite
 from crispseg.runtime.fold import fold_norm, like, part_of_norm
 from crispseg.runtime.residual import ResidualForm, has_bottlenecks
 from crispseg.runtime.rows import PointConv, doubled, rows_of
+from crispseg.runtime.uncertain import boxes_around, open_cells
+from crispseg.types import Box, Size
 
 STRIP_PX = 128
 """Rows of full resolution that exist at a time."""
 STRIP_HALO = 6
 """Rows beside a strip that its four 3x3 convolutions and the enlarging look at, made even."""
+
+
+HALO_S4 = 3
+"""Pixels of stride 8 beyond a box that its result at stride 4 depends on: four 3x3 convolutions and
+an enlarging before them reach 5 of stride 4."""
+HALOS = (6, 3, 1)
+"""The same for the result at stride 1: what is computed at strides 4, 2 and 1."""
 
 
 class Finals(NamedTuple):
@@ -103,15 +114,23 @@ class PlainForm(nn.Module):
         return Finals(logits.s1.float(), logits.s4_3.float())
 
 
-def compile_cascade(module: CascadeModule, arithmetic: Arithmetic | None) -> CascadeForm:
+def compile_cascade(
+    module: CascadeModule, arithmetic: Arithmetic | None, *, everywhere: bool = True
+) -> CascadeForm:
     """The quickest form of a network in evaluation; ``module`` stays as it is.
 
     A network without a compiled form runs as it is written, and so does any with None.
+
+    Args:
+        module: the network.
+        arithmetic: how it computes.
+        everywhere: False: on a CPU the published network is decoded only where the results so far
+            leave anything open (``uncertain.py``), and not exact.
     """
     if arithmetic is None:
         return PlainForm(module)
     if is_published(module):
-        return CompiledRefinement(cast(RefinementModule, module), arithmetic).eval()
+        return CompiledRefinement(cast(RefinementModule, module), arithmetic, everywhere).eval()
     if type(module) is LiteRefinementModule and arithmetic.dtype is torch.float32:
         return PlainForm(compile_lite(module))
     return PlainForm(module, arithmetic.dtype)
@@ -134,9 +153,12 @@ def _convert(module: nn.Module, dtype: torch.dtype) -> None:
 class CompiledRefinement(nn.Module):
     """The published network."""
 
-    def __init__(self, module: RefinementModule, arithmetic: Arithmetic) -> None:
+    def __init__(
+        self, module: RefinementModule, arithmetic: Arithmetic, everywhere: bool = True
+    ) -> None:
         super().__init__()
         self.dtype = arithmetic.dtype
+        self.everywhere = everywhere
         self.trunk = _Trunk(cast(ResNet, module.trunk), arithmetic)
         self.context = _Context(module.pyramid, module.bottleneck)
         self.up_1 = _Up(module.up_1, arithmetic)
@@ -170,16 +192,11 @@ class CompiledRefinement(nn.Module):
             coarse_s8 = self._as_mask(self.head_s8(x), full)
         if coarse_s4 is None:
             x, _, skip = self._to_stride8(stem, coarse_s8, coarse_s8)
-            coarse_s8 = self._as_mask(self.head_s8(x), full)
-            x = self.up_1(x, skip)
-            coarse_s4 = self._as_mask(self.head_s4(x), full)
-        x, first, skip = self._to_stride8(stem, coarse_s8, coarse_s4)
-        x = self.up_1(x, skip)
-        del skip
-        s4 = resize(self.head_s4(x).float(), full, align_corners=False)
-        x = self.up_2(x, first)  # (N, up_channels[1], H/2, W/2)
-        del first
-        return Finals(self._in_strips(x, image), s4)
+            s8 = self.head_s8(x)
+            coarse_s8 = self._as_mask(s8, full)
+            s4 = self._to_stride4(x, skip, s8, self._open_boxes(s8, seg))
+            coarse_s4 = self._as_mask(s4, full)
+        return self._last_level(image, stem, seg, coarse_s8, coarse_s4)
 
     def forward(self, image: Tensor, *masks: Tensor) -> Finals:
         """See CascadeForm."""
@@ -190,6 +207,50 @@ class CompiledRefinement(nn.Module):
         first = stem + self.trunk.stem_rest(self._place(torch.cat(masks, dim=1)))
         second, last = self.trunk(first)
         return self.context(last), first, second
+
+    def _open_boxes(self, s8: Tensor, *masks: Tensor) -> list[Box]:
+        """Where the decoder has to run, in pixels of stride 8."""
+        if self.everywhere or s8.device.type != "cpu" or len(s8) > 1:
+            return [Box(0, 0, *s8.shape[-2:])]
+        return boxes_around(open_cells(s8, *masks))
+
+    def _to_stride4(self, x: Tensor, skip: Tensor, s8: Tensor, boxes: list[Box]) -> Tensor:
+        """Logits at stride 4: in the boxes the decoder's, elsewhere those of stride 8."""
+        size = Size(*x.shape[-2:])
+        s4 = resize(s8.float(), (2 * size.height, 2 * size.width), align_corners=False)
+        for box in boxes:
+            outer = box.grow(HALO_S4).clip(size)
+            up = self.up_1(self._part(x, outer, 1), self._part(skip, outer, 2))
+            _put(self.head_s4(up), outer, s4, box, 2)
+        return s4
+
+    def _last_level(
+        self, image: Tensor, stem: Tensor, seg: Tensor, coarse_s8: Tensor, coarse_s4: Tensor
+    ) -> Finals:
+        x, first, skip = self._to_stride8(stem, coarse_s8, coarse_s4)
+        size, full = Size(*x.shape[-2:]), (image.shape[-2], image.shape[-1])
+        s8 = self.head_s8(x)
+        s4 = resize(s8.float(), (2 * size.height, 2 * size.width), align_corners=False)
+        s1 = resize(s8.float(), full, align_corners=False)
+        boxes = self._open_boxes(s8, seg, coarse_s4)
+        outers, middles, inners = ([b.grow(halo).clip(size) for b in boxes] for halo in HALOS)
+        decoded: list[tuple[Tensor, Tensor]] = []
+        for box, outer, middle in zip(boxes, outers, middles, strict=True):
+            up = self.up_1(self._part(x, outer, 1), self._part(skip, outer, 2))
+            _put(self.head_s4(up), outer, s4, box, 2)
+            up = self._part(up, middle.shift(-outer.y0, -outer.x0), 2)
+            decoded.append((up, self._part(first, middle, 4)))
+            del up
+        del x, first, skip
+        for box, middle, inner in zip(boxes, middles, inners, strict=True):
+            up = self.up_2(*decoded.pop(0))
+            up = self._part(up, inner.shift(-middle.y0, -middle.x0), 4)
+            _put(self._in_strips(up, self._part(image, inner, 8)), inner, s1, box, 8)
+        return Finals(s1, resize(s4, full, align_corners=False))
+
+    def _part(self, x: Tensor, box: Box, scale: int) -> Tensor:
+        """A box of stride 8 of what has ``scale`` times as many pixels on a side."""
+        return self._place(x[..., *box.enlarge(scale).slices])
 
     def _in_strips(self, x: Tensor, image: Tensor) -> Tensor:
         """(N, up_channels[1], H/2, W/2) -> logits (N, 1, H, W), a strip of rows at a time."""
@@ -210,6 +271,12 @@ class CompiledRefinement(nn.Module):
 
     def _place(self, x: Tensor) -> Tensor:
         return x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _put(logits: Tensor, outer: Box, into: Tensor, box: Box, scale: int) -> None:
+    """What was found for a box, in place; both boxes are of stride 8, ``outer`` is around it."""
+    inside = box.shift(-outer.y0, -outer.x0).enlarge(scale)
+    into[..., *box.enlarge(scale).slices] = logits[..., *inside.slices]
 
 
 class _Trunk(nn.Module):

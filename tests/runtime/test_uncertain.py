@@ -15,21 +15,17 @@ from crispseg.types import Box, Size
 LOGIT = float(np.log(1 / SURE - 1))
 
 
-def settled(values: np.ndarray, least: float) -> bool:
-    return bool((values >= least).all() or (values <= -least).all())
-
-
 def expected(logits: np.ndarray, masks: list[np.ndarray]) -> np.ndarray:
     """Cell by cell: all that is settled in a cell and a pixel around it; then the neighbours."""
     height, width = logits.shape
     is_open = np.zeros((height, width), bool)
     for y, x in np.ndindex(height, width):
-        near = logits[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
-        is_open[y, x] = not settled(near, LOGIT)
+        near = [logits[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] / LOGIT]
         rows = slice(max(CELL_PX * y - 1, 0), CELL_PX * (y + 1) + 1)
         columns = slice(max(CELL_PX * x - 1, 0), CELL_PX * (x + 1) + 1)
-        for mask in masks:
-            is_open[y, x] |= not settled(mask[rows, columns], 1 - 2 * SURE)
+        near += [mask[rows, columns] / (1 - 2 * SURE) for mask in masks]
+        values = np.concatenate([part.ravel() for part in near])
+        is_open[y, x] = not ((values >= 1).all() or (values <= -1).all())
     grown = np.zeros_like(is_open)
     for y, x in np.argwhere(is_open):
         grown[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] = True
@@ -56,6 +52,7 @@ def test_nothing_is_open_where_all_agree() -> None:
     logits, mask = torch.full((1, 1, 5, 6), 5.0), torch.ones(1, 1, 40, 48)
     assert not open_cells(logits, mask).any()
     assert not open_cells(-logits, -mask).any()
+    assert open_cells(logits, -mask).all()
     assert boxes_around(open_cells(logits, mask)) == []
 
 

@@ -42,13 +42,13 @@ STRIP_PX = 128
 """Rows of full resolution that exist at a time."""
 STRIP_HALO = 6
 """Rows beside a strip that its four 3x3 convolutions and the enlarging look at, made even."""
-
-
 HALO_S4 = 3
 """Pixels of stride 8 beyond a box that its result at stride 4 depends on: four 3x3 convolutions and
 an enlarging before them reach 5 of stride 4."""
 HALOS = (6, 3, 1)
 """The same for the result at stride 1: what is computed at strides 4, 2 and 1."""
+SETTLED_LOGIT = 100.0
+"""0 or 1, and so at any temperature: what stride 8 leaves of doubt there would be a haze."""
 
 
 class Finals(NamedTuple):
@@ -215,9 +215,9 @@ class CompiledRefinement(nn.Module):
         return boxes_around(open_cells(s8, *masks))
 
     def _to_stride4(self, x: Tensor, skip: Tensor, s8: Tensor, boxes: list[Box]) -> Tensor:
-        """Logits at stride 4: in the boxes the decoder's, elsewhere those of stride 8."""
+        """Logits at stride 4: in the boxes the decoder's, elsewhere what stride 8 is sure of."""
         size = Size(*x.shape[-2:])
-        s4 = resize(s8.float(), (2 * size.height, 2 * size.width), align_corners=False)
+        s4 = _as_settled(s8, (2 * size.height, 2 * size.width))
         for box in boxes:
             outer = box.grow(HALO_S4).clip(size)
             up = self.up_1(self._part(x, outer, 1), self._part(skip, outer, 2))
@@ -230,8 +230,8 @@ class CompiledRefinement(nn.Module):
         x, first, skip = self._to_stride8(stem, coarse_s8, coarse_s4)
         size, full = Size(*x.shape[-2:]), (image.shape[-2], image.shape[-1])
         s8 = self.head_s8(x)
-        s4 = resize(s8.float(), (2 * size.height, 2 * size.width), align_corners=False)
-        s1 = resize(s8.float(), full, align_corners=False)
+        s4 = _as_settled(s8, (2 * size.height, 2 * size.width))
+        s1 = _as_settled(s8, full)
         boxes = self._open_boxes(s8, seg, coarse_s4)
         outers, middles, inners = ([b.grow(halo).clip(size) for b in boxes] for halo in HALOS)
         decoded: list[tuple[Tensor, Tensor]] = []
@@ -271,6 +271,12 @@ class CompiledRefinement(nn.Module):
 
     def _place(self, x: Tensor) -> Tensor:
         return x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _as_settled(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits enlarged, and all of them sure; it is kept where nothing is open."""
+    large = resize(logits.float(), size, align_corners=False)
+    return torch.where(large > 0, SETTLED_LOGIT, -SETTLED_LOGIT)
 
 
 def _put(logits: Tensor, outer: Box, into: Tensor, box: Box, scale: int) -> None:

@@ -2,7 +2,7 @@
 
 The published network predicts at stride 8 before it decodes to strides 4 and 1, and most of a tile
 is settled by then: given mask, coarse mask and what was found at stride 8 are all sure, and so are
-their neighbours. There the finer results are taken to be the one at stride 8. The decoder runs in a
+their neighbours. There the result is 0 or 1, whichever stride 8 says. The decoder runs in a
 few boxes around the rest, each with as many cells around it as its convolutions see, so that inside
 a box it finds what it finds in the whole tile.
 """
@@ -42,19 +42,20 @@ def open_cells(logits: Tensor, *masks: Tensor) -> Flags:
         (h, w) bool. False: every logit and every mask is within ``SURE`` of the same end as far as
         ``CELL_PX`` around the cell.
     """
-    is_open = _unsettled(logits, 3, 1, math.log(1 / SURE - 1))
+    ones, zeros = _sure(logits, 3, 1, math.log(1 / SURE - 1))
     for mask in masks:
-        is_open |= _unsettled(mask, CELL_PX + 2, CELL_PX, 1 - 2 * SURE)
-    grown = F.max_pool2d(is_open.float(), 3, 1, 1) > 0
+        one, zero = _sure(mask, CELL_PX + 2, CELL_PX, 1 - 2 * SURE)
+        ones, zeros = ones & one, zeros & zero
+    grown = F.max_pool2d((~(ones | zeros)).float(), 3, 1, 1) > 0
     return np.asarray(grown[0, 0].cpu().numpy(), np.bool_)
 
 
-def _unsettled(values: Tensor, window: int, stride: int, sure: float) -> Tensor:
-    """Whether windows around cells, a pixel larger on each side, hold anything but one sure end."""
+def _sure(values: Tensor, window: int, stride: int, least: float) -> tuple[Tensor, Tensor]:
+    """Whether windows around cells, a pixel larger on each side, are surely 1, or surely 0."""
     values = values.float()
-    largest = F.max_pool2d(values, window, stride, 1)
-    least = -F.max_pool2d(-values, window, stride, 1)
-    return (least < sure) & (largest > -sure)
+    highest = F.max_pool2d(values, window, stride, 1)
+    lowest = -F.max_pool2d(-values, window, stride, 1)
+    return lowest >= least, highest <= -least
 
 
 def boxes_around(cells: Flags) -> list[Box]:

@@ -12,7 +12,9 @@ Sources, and where to get them:
 * photographs with masks: any folder that ``crispseg.data.pairs.find_pairs`` reads (MSRA-10K, DUTS,
   ECSSD, FSS-1000, DIS5K, HRSOD, BIG, ...: docs/training-data.md); those whose mask does not follow
   the edges of its image are left out (``edge_fit``). Used: DUTS-TR, ECSSD, the 27 training images
-  of alphamatting.com, VikramShenoy97/Human-Segmentation-Dataset;
+  of alphamatting.com, VikramShenoy97/Human-Segmentation-Dataset; for the fourth stage also
+  arianzahir/BG: ``Dataset 1`` as ``images/``, the alpha of ``Dataset 2(removed)`` as ``masks/``
+  (its ``dataset/masks`` are one to three pixels too wide), in a folder called ``bg``;
 * video: DAVIS 2016 frames in ``images/`` with ``masks/``, named SEQUENCE_FRAME;
 * objects of street scenes: CamVid's ``images/`` with ``labels/`` (480x360, 11 classes and void);
 * objects of any other label maps: ``--labels FOLDER --classes 1,2,5 --void 11``, for folders that
@@ -28,6 +30,8 @@ Example (half a minute, 0.8 GB written)::
         --backgrounds unpacked/usr/share/backgrounds unpacked/usr/share/wallpapers \
             unpacked/usr/share/tuxpaint/templates gcompris-photos \
         --pairs DUTS-TR ecssd --frames davis --camvid camvid/train --out train-data
+
+For the fourth stage the same with ``--pairs DUTS-TR ecssd bg --min-edge-fit 0.68``.
 
 The first byte of the SHA-256 of an item's file name decides its split (``is_test``).
 """
@@ -100,6 +104,12 @@ def main() -> None:
     parser.add_argument("--stamps", type=Path, help="folder of PNGs with alpha")
     parser.add_argument("--backgrounds", type=Path, nargs="*", default=[], help="photographs")
     parser.add_argument("--pairs", type=Path, nargs="*", default=[], help="photos with masks")
+    parser.add_argument(
+        "--min-edge-fit",
+        type=float,
+        default=MIN_EDGE_FIT,
+        help=f"pairs whose masks follow their images less are left out (default {MIN_EDGE_FIT})",
+    )
     parser.add_argument("--frames", type=Path, nargs="*", default=[], help="video with masks")
     parser.add_argument("--camvid", type=Path, help="folder of images/ and labels/")
     parser.add_argument("--labels", type=Path, nargs="*", default=[], help="photos, label maps")
@@ -116,7 +126,7 @@ def main() -> None:
         for folder in options.backgrounds:
             counts.update(add_backgrounds(writer, folder))
         for folder in options.pairs:
-            counts.update(add_pairs(writer, folder, min_edge_fit=MIN_EDGE_FIT))
+            counts.update(add_pairs(writer, folder, min_edge_fit=options.min_edge_fit))
         for folder in options.frames:
             counts.update(add_pairs(writer, folder, sequences=True))
         if options.camvid:

@@ -77,10 +77,10 @@ def follow_the_mask(module: RefinementModule) -> None:
     plain_norm(middle, 0)
     carry(first, joined)
     carry(second, 0)
-    for block in (module.up_1.conv, module.up_1.conv2, module.up_2.conv2):
-        silence(block[-1])
-    for block in (module.up_3.conv, module.up_3.conv2):
-        silence(block[-1])
+    for up in (module.up_1, module.up_3):
+        silence(up.conv[-1])
+    for up in (module.up_1, module.up_2, module.up_3):
+        silence(up.conv2[-1])
     silence(module.up_2.shortcut)
     carry(module.up_1.shortcut, 0)
     carry(module.up_3.shortcut, 0)
@@ -189,7 +189,9 @@ def photo_sides(
 
         def run() -> np.ndarray:
             found = refine(image, mask)
-            print(f"    {found.network_runs} passes of {found.tiles_planned} tiles and one global")
+            print(
+                f"    {found.tiles_planned} tiles; {found.network_runs} passes with the global one"
+            )
             return found.mask
 
         return run

@@ -31,7 +31,8 @@ Example (half a minute, 0.8 GB written)::
             unpacked/usr/share/tuxpaint/templates gcompris-photos \
         --pairs DUTS-TR ecssd --frames davis --camvid camvid/train --out train-data
 
-For the fourth stage the same with ``--pairs DUTS-TR ecssd bg --min-edge-fit 0.68``.
+For the fourth stage the same with ``--pairs DUTS-TR ecssd bg --min-edge-fit 0.68`` and
+``--out .data/lite-accurate``.
 
 The first byte of the SHA-256 of an item's file name decides its split (``is_test``).
 """

@@ -42,11 +42,10 @@ STRIP_PX = 128
 """Rows of full resolution that exist at a time."""
 STRIP_HALO = 6
 """Rows beside a strip that its four 3x3 convolutions and the enlarging look at, made even."""
-HALO_S4 = 3
-"""Pixels of stride 8 beyond a box that its result at stride 4 depends on: four 3x3 convolutions and
-an enlarging before them reach 5 of stride 4."""
 HALOS = (6, 3, 1)
-"""The same for the result at stride 1: what is computed at strides 4, 2 and 1."""
+"""Pixels of stride 8 around a box that are computed at strides 4, 2 and 1 for its result at stride
+1. Each needs that of the next and what four 3x3 convolutions and an enlarging before them reach: 5
+of its own pixels, at stride 4 three of stride 8. Three do for a box's result at stride 4."""
 SETTLED_LOGIT = 100.0
 """0 or 1, and so at any temperature: what stride 8 leaves of doubt there would be a haze."""
 
@@ -194,8 +193,7 @@ class CompiledRefinement(nn.Module):
             x, _, skip = self._to_stride8(stem, coarse_s8, coarse_s8)
             s8 = self.head_s8(x)
             coarse_s8 = self._as_mask(s8, full)
-            s4 = self._to_stride4(x, skip, s8, self._open_boxes(s8, seg))
-            coarse_s4 = self._as_mask(s4, full)
+            coarse_s4 = self._as_mask(self._second_level(x, skip, s8, seg), full)
         return self._last_level(image, stem, seg, coarse_s8, coarse_s4)
 
     def forward(self, image: Tensor, *masks: Tensor) -> Finals:
@@ -214,30 +212,25 @@ class CompiledRefinement(nn.Module):
             return [Box(0, 0, *s8.shape[-2:])]
         return boxes_around(open_cells(s8, *masks))
 
-    def _to_stride4(self, x: Tensor, skip: Tensor, s8: Tensor, boxes: list[Box]) -> Tensor:
+    def _second_level(self, x: Tensor, skip: Tensor, s8: Tensor, seg: Tensor) -> Tensor:
         """Logits at stride 4: in the boxes the decoder's, elsewhere what stride 8 is sure of."""
-        size = Size(*x.shape[-2:])
-        s4 = _as_settled(s8, (2 * size.height, 2 * size.width))
-        for box in boxes:
-            outer = box.grow(HALO_S4).clip(size)
-            up = self.up_1(self._part(x, outer, 1), self._part(skip, outer, 2))
-            _put(self.head_s4(up), outer, s4, box, 2)
+        s4 = _as_settled(s8, 2)
+        for box in self._open_boxes(s8, seg):
+            self._to_stride4(x, skip, box, HALOS[1], s4)
         return s4
 
     def _last_level(
         self, image: Tensor, stem: Tensor, seg: Tensor, coarse_s8: Tensor, coarse_s4: Tensor
     ) -> Finals:
         x, first, skip = self._to_stride8(stem, coarse_s8, coarse_s4)
-        size, full = Size(*x.shape[-2:]), (image.shape[-2], image.shape[-1])
+        size = Size(*x.shape[-2:])
         s8 = self.head_s8(x)
-        s4 = _as_settled(s8, (2 * size.height, 2 * size.width))
-        s1 = _as_settled(s8, full)
+        s4, s1 = _as_settled(s8, 2), _as_settled(s8, 8)
         boxes = self._open_boxes(s8, seg, coarse_s4)
         outers, middles, inners = ([b.grow(halo).clip(size) for b in boxes] for halo in HALOS)
         decoded: list[tuple[Tensor, Tensor]] = []
         for box, outer, middle in zip(boxes, outers, middles, strict=True):
-            up = self.up_1(self._part(x, outer, 1), self._part(skip, outer, 2))
-            _put(self.head_s4(up), outer, s4, box, 2)
+            up = self._to_stride4(x, skip, box, HALOS[0], s4)
             up = self._part(up, middle.shift(-outer.y0, -outer.x0), 2)
             decoded.append((up, self._part(first, middle, 4)))
             del up
@@ -246,7 +239,14 @@ class CompiledRefinement(nn.Module):
             up = self.up_2(*decoded.pop(0))
             up = self._part(up, inner.shift(-middle.y0, -middle.x0), 4)
             _put(self._in_strips(up, self._part(image, inner, 8)), inner, s1, box, 8)
-        return Finals(s1, resize(s4, full, align_corners=False))
+        return Finals(s1, resize(s4, (image.shape[-2], image.shape[-1]), align_corners=False))
+
+    def _to_stride4(self, x: Tensor, skip: Tensor, box: Box, halo: int, s4: Tensor) -> Tensor:
+        """Decode a box and so many pixels of stride 8 around it; its logits go into ``s4``."""
+        outer = box.grow(halo).clip(Size(*x.shape[-2:]))
+        up = self.up_1(self._part(x, outer, 1), self._part(skip, outer, 2))
+        _put(self.head_s4(up), outer, s4, box, 2)
+        return cast(Tensor, up)
 
     def _part(self, x: Tensor, box: Box, scale: int) -> Tensor:
         """A box of stride 8 of what has ``scale`` times as many pixels on a side."""
@@ -273,9 +273,10 @@ class CompiledRefinement(nn.Module):
         return x.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
 
-def _as_settled(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def _as_settled(logits: Tensor, scale: int) -> Tensor:
     """Logits enlarged, and all of them sure; it is kept where nothing is open."""
-    large = resize(logits.float(), size, align_corners=False)
+    height, width = logits.shape[-2:]
+    large = resize(logits.float(), (scale * height, scale * width), align_corners=False)
     return torch.where(large > 0, SETTLED_LOGIT, -SETTLED_LOGIT)
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,12 @@ def test_models_lists_what_is_known(capsys, monkeypatch, tmp_path) -> None:
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["cascadepsp-resnet50"]["here"]
     assert rows["cascadepsp-resnet50"]["size_bytes"] == 5
+
+
+def test_as_a_module() -> None:
+    command = [sys.executable, "-m", "crispseg", "models", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "cascadepsp-lite" in {row["name"] for row in json.loads(done.stdout)}
 
 
 def test_downloading_an_unknown_model(capsys) -> None:

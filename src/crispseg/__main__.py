@@ -1,0 +1,5 @@
+"""``python -m crispseg``: the command line, where its script is not on the path."""
+
+from crispseg.cli.main import main
+
+main()

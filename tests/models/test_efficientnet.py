@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from crispseg.models.efficientnet import EfficientNetLite, load_imagenet
+from crispseg.models.efficientnet import EfficientNetLite, SameConv, load_imagenet
 
 timm = pytest.importorskip("timm")
 
@@ -97,3 +97,21 @@ def test_imagenet_weights_are_timms_in_order_and_blind_to_masks() -> None:
     for key, value in ours.state_dict().items():
         torch.testing.assert_close(value[:, :3] if key == "conv_stem.weight" else value, state[key])
     assert not ours.conv_stem.weight[:, 3:].any()
+
+
+@pytest.mark.parametrize(("side", "kernel", "stride"), [(9, 5, 1), (10, 3, 2)])
+def test_depthwise_convolutions_stay_float32_under_autocast(
+    side: int, kernel: int, stride: int
+) -> None:
+    """Their gradient in bfloat16 is what takes a CPU long; what they are given may be bfloat16."""
+    torch.manual_seed(0)
+    conv = SameConv(6, 6, kernel, stride, groups=6, bias=True)
+    x = torch.randn(2, 6, side, side).bfloat16().float()
+    expected = conv(x)
+    wanted = torch.autograd.grad(expected.square().sum(), conv.weight)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = conv(x.bfloat16())
+        assert SameConv(6, 4, 1, 1, bias=False)(x).dtype == torch.bfloat16
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found.square().sum(), conv.weight)[0], wanted)

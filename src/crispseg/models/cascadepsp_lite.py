@@ -58,7 +58,8 @@ class FusionBlock(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Inputs (N, C_i, H, W) -> (N, out_channels, H, W)."""
-        x = F.relu(self.bn(self.conv(torch.cat(inputs, dim=1))), inplace=True)
+        short = [x.to(inputs[0].dtype) for x in inputs]  # under autocast only the masks are not
+        x = F.relu(self.bn(self.conv(torch.cat(short, dim=1))), inplace=True)
         for residual in self.residuals:
             x = x + residual(x)
         return x
@@ -144,7 +145,7 @@ class LiteRefinementModule(CascadeModule):
             for norm, x in zip(self.norms, (first, second, third, fourth, last), strict=True)
         ]
         deep = [lateral(x) for lateral, x in zip(self.laterals, normed[2:], strict=True)]
-        blocks = torch.cat([normed[0], F.pixel_unshuffle(image, 2)], dim=1)
+        blocks = torch.cat([normed[0], F.pixel_unshuffle(image, 2).to(normed[0].dtype)], dim=1)
         fuses = (self.fuse_2, self.fuse_4, self.fuse_8, self.fuse_16, self.fuse_32)
         features = (blocks, normed[1], *deep)
         return [fuse.of_image(x) for fuse, x in zip(fuses, features, strict=True)]

@@ -101,7 +101,9 @@ def class_weights(config: TrainConfig, num_classes: int, device: torch.device) -
 
 def gradient_magnitude(x: Tensor) -> Tensor:
     """(N, 1, H, W) -> sqrt(gx^2 + gy^2 + 1e-4) of the Sobel gradient / 4 of the 3x3 mean."""
-    smooth = F.avg_pool2d(x, 3, stride=1, padding=1)
-    sobel = x.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 4
-    both = F.conv2d(smooth, torch.stack([sobel, sobel.T])[:, None], padding=1)
-    return (both.square().sum(dim=1, keepdim=True) + 1e-4).sqrt()
+    smooth = F.pad(F.avg_pool2d(x, 3, stride=1, padding=1), (1, 1, 1, 1))
+    # Slices: convolutions of one channel take a CPU ten times as long.
+    down = smooth[..., :-2, :] + 2 * smooth[..., 1:-1, :] + smooth[..., 2:, :]
+    across = smooth[..., :-2] + 2 * smooth[..., 1:-1] + smooth[..., 2:]
+    gx, gy = down[..., 2:] - down[..., :-2], across[..., 2:, :] - across[..., :-2, :]
+    return ((gx.square() + gy.square()) / 16 + 1e-4).sqrt()

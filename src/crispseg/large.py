@@ -50,7 +50,7 @@ from crispseg.runtime.memory import (
 from crispseg.tiling.resample import fitting_mask
 from crispseg.types import Box, Mask, Size
 
-FORMAT = 6
+FORMAT = 7
 """Of the run folder; raised when an older one can no longer be gone on with."""
 
 

@@ -65,8 +65,8 @@ def mixed_by_taps(array: np.ndarray, box: Box) -> np.ndarray:
     return found
 
 
-def test_twice_the_size_has_the_bits_of_any_other_size() -> None:
-    """It is made by slices, without looking up: whole, in windows, and from parts."""
+def test_twice_the_size_is_made_by_slices() -> None:
+    """As at any other size, to float32's rounding; windows and parts of it to the bit."""
     rng = np.random.default_rng(0)
     for array in (
         rng.random((37, 41), dtype=np.float32),
@@ -75,6 +75,9 @@ def test_twice_the_size_has_the_bits_of_any_other_size() -> None:
     ):
         size = Size(2 * array.shape[-2], 2 * array.shape[-1])
         boxes = [Box(0, 0, *size)]
+        at_once = bilinear_window(array, size, boxes[0])
+        # Two roundings more or less of values up to this.
+        error = {"rtol": 0, "atol": 2e-7 * max(float(array.max()), 1)}
         for _ in range(30):
             (y0, y1), (x0, x1) = (np.sort(rng.integers(0, side, 2)) for side in size)
             boxes.append(Box(int(y0), int(x0), int(y1) + 1, int(x1) + 1))
@@ -82,12 +85,17 @@ def test_twice_the_size_has_the_bits_of_any_other_size() -> None:
             expected = mixed_by_taps(array, box)
             found = bilinear_window(array, size, box)
             assert found.dtype == np.float32
-            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_allclose(found, expected, **error)
+            np.testing.assert_array_equal(found, at_once[..., *box.slices])
+            room = np.empty((*box.size, *array.shape[:-2]), np.float32)
+            out = np.moveaxis(room, (0, 1), (-2, -1))
+            assert bilinear_window(array, size, box, out=out).base is room
+            np.testing.assert_array_equal(out, found)
             whole = Size(*array.shape[-2:])
             source = bilinear_source(whole, size, box)
             part = array[..., *source.slices]
-            found = bilinear_window(part, size, box, resample.Part(whole, source))
-            np.testing.assert_array_equal(found, expected)
+            of_part = bilinear_window(part, size, box, resample.Part(whole, source))
+            np.testing.assert_array_equal(of_part, found)
 
 
 def test_bands_of_a_window_join_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:

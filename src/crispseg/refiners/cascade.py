@@ -23,7 +23,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -49,7 +48,7 @@ from crispseg.runtime.device import resolve_device
 from crispseg.runtime.precision import Precision
 from crispseg.tiling.blend import RamMerger, merged_alone
 from crispseg.tiling.grid import magnifications, plan_tiles
-from crispseg.tiling.resample import bilinear_window, resize_area
+from crispseg.tiling.resample import resize_area
 from crispseg.tiling.sliding import TilePlan, run_tiles
 from crispseg.types import Box, Image, InputError, Mask, Size, check_image, check_mask
 
@@ -311,8 +310,8 @@ class _Cascade:
     def _image_at(self, size: Size) -> Callable[[Box], Tensor]:
         """Windows of the image at ``size``, averaged or enlarged: (1, 3, h, w) normalised."""
         if max(size) > max(self.size):  # normalised first: fewer pixels
-            planes = self.network.image_tensor(self.image, self.peak).numpy()
-            return lambda box: torch.from_numpy(bilinear_window(planes, size, box))
+            planes = self.network.planes(self.image, self.peak)
+            return lambda box: self.network.enlarged(planes, size, box)
         image = self.image if size == self.size else resize_area(self.image, size)
         return lambda box: self.network.image_tensor(image[box.slices], self.peak)
 

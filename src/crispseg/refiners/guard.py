@@ -124,8 +124,11 @@ def calibrate(probability: Mask, temperature: float, bias: float = 0.0) -> Mask:
     """
     if temperature == 1 and bias == 0:
         return probability
-    with np.errstate(divide="ignore", over="ignore"):  # 0 and 1 stay 0 and 1, by way of infinity
-        odds: Mask = np.log((1 - probability) / probability)  # powers take four times as long
+    result = probability.copy()
+    between = np.flatnonzero((probability > 0) & (probability < 1))  # mostly few; others stay
+    found = probability.ravel()[between]
+    with np.errstate(over="ignore"):
+        odds: Mask = np.log((1 - found) / found)  # powers take four times as long
         if bias:
             odds += np.float32(bias)
         odds /= np.float32(temperature)
@@ -135,7 +138,8 @@ def calibrate(probability: Mask, temperature: float, bias: float = 0.0) -> Mask:
     odds -= 0.5
     odds /= np.float32(1 - 2 * NEGLIGIBLE)
     odds += 0.5
-    return np.clip(odds, 0, 1, out=odds)
+    result.reshape(-1)[between] = np.clip(odds, 0, 1, out=odds)
+    return result
 
 
 def negligible(temperature: float, bias: float = 0.0) -> float:
@@ -195,20 +199,20 @@ def find_changes(given: Flags, probability: Mask) -> Changes:
     size = Size(*given.shape)
     box = bounding_box(changed).grow(1).clip(size)  # with all that touches a piece
     at = box.slices
-    kind = np.where(refined[at], np.uint8(ADDED), np.uint8(REMOVED)) * changed[at]
+    kind = (REMOVED - (REMOVED - ADDED) * refined[at].view(np.uint8)) * changed[at]
+    part, first = components(kind)
     label = np.zeros(size, np.int32)
-    label[at], first = components(kind)
+    label[at] = part
     added = kind.ravel()[first] == ADDED
     first = (first // box.width + box.y0) * size.width + first % box.width + box.x0
     count = len(first)
-    inside = np.flatnonzero(label)
-    numbers = label.ravel()[inside]
+    inside = np.flatnonzero(changed[at])
+    numbers = part.ravel()[inside]
     pixels = np.bincount(numbers, minlength=count + 1)[1:]
-    certainty = np.abs(2 * probability.ravel()[inside].astype(np.float64) - 1)
+    certainty = np.abs(2 * probability[at].ravel()[inside].astype(np.float64) - 1)
     # whole numbers: float64 adds them exactly, in any order
     weights = np.rint(certainty * CERTAINTY_SCALE)
     sums = np.bincount(numbers, weights, minlength=count + 1)[1:].astype(np.float64)
-    part = label[at]
     edge = np.bincount(part[rim(part)], minlength=count + 1)[1:]
     features = describe(pixels, edge, sums, added, int(np.count_nonzero(given)))
     return Changes(label, pixels, first, features)

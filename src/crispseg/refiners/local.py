@@ -195,7 +195,10 @@ class Look:
     def for_network(self) -> list[Array]:
         """The local step's two masks in [-1, 1]: S1 binarised, S4 soft (released code)."""
         final = self.values[0, *self.window.slices]
-        return [np.where(final > 0.5, np.float32(1), np.float32(-1)), 2 * self.stride4 - 1]
+        masks = np.stack([final > 0.5, self.stride4], dtype=np.float32, casting="unsafe")
+        masks *= 2
+        masks -= 1
+        return list(masks)
 
     def with_result(self, found: Array) -> Array:
         """(channels, h, w) probabilities of the tile, those that the network found among them."""

@@ -28,7 +28,8 @@ from crispseg.runtime.compiled import (
 )
 from crispseg.runtime.device import best_format
 from crispseg.runtime.precision import DIRECT, choose
-from crispseg.types import Box, InputError
+from crispseg.tiling.resample import bilinear_window
+from crispseg.types import Box, InputError, Size
 
 Array = NDArray[np.float32]
 
@@ -79,8 +80,8 @@ class CascadeNetwork:
         self._negligible = negligible
         self.device = device
         self.module = model.module.eval()
-        self._mean = torch.tensor(model.mean).view(1, 3, 1, 1)
-        self._std = torch.tensor(model.std).view(1, 3, 1, 1)
+        self._mean = np.array(model.mean, np.float32)
+        self._std = np.array(model.std, np.float32)
         is_small = precision == "auto" and not is_published(self.module)
         chosen = choose("exact" if is_small else precision, device)
         self._everywhere = precision in ("exact", "fp32", "plain")
@@ -110,14 +111,24 @@ class CascadeNetwork:
         return self._compiled(DIRECT)[0]
 
     def image_tensor(self, image: NDArray[np.generic], peak: float) -> Tensor:
-        """(h, w, 3) in 0..``peak`` -> (1, 3, h, w) float32, normalised, on the CPU."""
-        planes = np.empty((1, 3, *image.shape[:2]), np.float32)
-        for channel, plane in enumerate(planes[0]):  # all at once takes four times as long
-            np.divide(image[..., channel], np.float32(peak), out=plane)
-        pixels = torch.from_numpy(planes)
-        pixels -= self._mean
-        pixels /= self._std
-        return pixels
+        """(h, w, 3) in 0..``peak`` -> (1, 3, h, w) float32, normalised, channels last; a CPU's."""
+        result = _channels_last(Size(*image.shape[:2]))
+        result[:] = self.planes(image, peak)
+        return torch.from_numpy(result[None])
+
+    def enlarged(self, planes: Array, size: Size, box: Box) -> Tensor:
+        """``box`` of ``planes`` resized to ``size``: (1, 3, h, w) as ``image_tensor`` has it."""
+        result = bilinear_window(planes, size, box, out=_channels_last(box.size))
+        return torch.from_numpy(result[None])
+
+    def planes(self, image: NDArray[np.generic], peak: float) -> Array:
+        """(h, w, 3) in 0..``peak`` -> (3, h, w) float32, normalised."""
+        planes = np.empty((3, *image.shape[:2]), np.float32)
+        for channel in range(3):  # all at once takes four times as long
+            np.divide(image[..., channel], np.float32(peak), out=planes[channel])
+            planes[channel] -= self._mean[channel]
+            planes[channel] /= self._std[channel]
+        return planes
 
     @torch.inference_mode()
     def probabilities(
@@ -230,6 +241,11 @@ class CascadeNetwork:
 
     def _place(self, x: Tensor) -> Tensor:
         return x.to(self.device).contiguous(memory_format=self._format)
+
+
+def _channels_last(size: Size) -> Array:
+    """Room for (3, height, width) float32, in the layout that networks run in."""
+    return np.empty((*size, 3), np.float32).transpose(2, 0, 1)
 
 
 def _on_stride(box: Box) -> Box:

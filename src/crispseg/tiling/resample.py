@@ -228,7 +228,7 @@ def bilinear_source(whole: Size, size: Size, box: Box) -> Box:
 
 
 def bilinear_window(
-    array: NDArray[Any], size: Size, box: Box, part: Part | None = None
+    array: NDArray[Any], size: Size, box: Box, part: Part | None = None, out: Mask | None = None
 ) -> NDArray[np.float32]:
     """The part ``box`` of ``array`` resized to ``size``, without making the rest.
 
@@ -240,22 +240,23 @@ def bilinear_window(
         size: of the resized array.
         box: inside ``size``.
         part: ``array`` is only this part of what is resized; it holds ``bilinear_source``.
+        out: takes the result if it is given; of its shape, in any layout.
 
     Returns:
         (..., box.height, box.width) float32; the same bits whether a part or the whole is given.
     """
     shape = Size(*array.shape[-2:])
     whole, held = (part.whole, part.box) if part else (shape, Box(0, 0, *shape))
-    if whole == size:
-        at = box.shift(-held.y0, -held.x0).slices
-        return array[..., at[0], at[1]].astype(np.float32)
     if size == (2 * whole.height, 2 * whole.width):
         wide = _doubled_along(array, -1, (box.x0, box.x1), held.x0)
-        return _doubled_along(wide, -2, (box.y0, box.y1), held.y0)
+        return _doubled_along(wide, -2, (box.y0, box.y1), held.y0, out)
+    result = np.empty((*array.shape[:-2], *box.size), np.float32) if out is None else out
+    if whole == size:
+        result[...] = array[..., *box.shift(-held.y0, -held.x0).slices]
+        return result
     y, y_next, fy = _bilinear_taps(whole.height, size.height, box.y0, box.y1)
     x, x_next, fx = _bilinear_taps(whole.width, size.width, box.x0, box.x1)
     x, x_next = x - held.x0, x_next - held.x0
-    result = np.empty((*array.shape[:-2], *box.size), np.float32)
     each = max(BILINEAR_BAND_PX // box.width, 1)
     for top in range(0, box.height, each):
         lines = slice(top, top + each)
@@ -281,9 +282,9 @@ def _mixed(near: NDArray[Any], far: NDArray[Any], share: NDArray[np.float32]) ->
 
 
 def _doubled_along(
-    array: NDArray[Any], axis: int, span: tuple[int, int], held: int
+    array: NDArray[Any], axis: int, span: tuple[int, int], held: int, out: Mask | None = None
 ) -> NDArray[np.float32]:
-    """``bilinear_window`` at twice the size along one axis, to the bit: slices only.
+    """``bilinear_window`` at twice the size along one axis, with slices only.
 
     Pixel 2 i lies a quarter of a pixel before pixel i of the whole, 2 i + 1 as much behind it.
 
@@ -292,23 +293,33 @@ def _doubled_along(
         axis: -1 or -2.
         span: the first pixel of the result, and that behind the last.
         held: see above.
+        out: takes the result if it is given.
     """
     first, last = span[0] // 2, -(-span[1] // 2)
     before, behind = max(first - 1, held), min(last + 1, held + array.shape[axis])
     lines = array.swapaxes(axis, -1)[..., before - held : behind - held]
-    parts = [lines[..., :1]] * (before == first) + [lines] + [lines[..., -1:]] * (behind == last)
-    parts = [part.swapaxes(axis, -1) for part in parts]
-    padded = np.concatenate(parts, axis=axis, dtype=np.float32).swapaxes(axis, -1)
-    step = padded[..., 1:] - padded[..., :-1]
-    shape = list(array.shape)
-    shape[axis] = 2 * (last - first)
-    result = np.empty(shape, np.float32).swapaxes(axis, -1)
-    for phase, share in ((0, np.float32(0.75)), (1, np.float32(0.25))):
-        here = slice(phase, phase + last - first)
-        part = step[..., here] * share
-        part += padded[..., here]
-        result[..., phase::2] = part  # sums with gaps would take longer
-    return result[..., span[0] - 2 * first : span[1] - 2 * first].swapaxes(axis, -1)
+    lines = lines.astype(np.float32, copy=False)
+    quarter = lines[..., 1:] - lines[..., :-1]
+    quarter *= np.float32(0.25)
+    begin, end = int(before == first), last - first - int(behind == last)
+    start = first - before
+    pixels = lines[..., start : start + last - first]
+    fits = span[0] % 2 == span[1] % 2 == 0
+    if out is None or not fits:
+        shape = list(array.shape)
+        shape[axis] = 2 * (last - first)
+        result = np.empty(shape, np.float32).swapaxes(axis, -1)
+    else:
+        result = out.swapaxes(axis, -1)
+    result[..., 0], result[..., -1] = lines[..., 0], lines[..., -1]  # where the array ends
+    evens, odds = result[..., 2 * begin :: 2], result[..., 1 : 2 * end : 2]
+    np.subtract(pixels[..., begin:], quarter[..., : last - first - begin], out=evens)
+    np.add(pixels[..., :end], quarter[..., start : start + end], out=odds)
+    found = result[..., span[0] - 2 * first : span[1] - 2 * first].swapaxes(axis, -1)
+    if out is None or fits:
+        return found
+    out[...] = found
+    return out
 
 
 def _bilinear_taps(

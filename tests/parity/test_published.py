@@ -64,7 +64,7 @@ def small_network() -> RefinementModule:
 def lively_network(name: str | None = None, steps: int = 25) -> RefinementModule:
     """Weights that are not degenerate: random, then taught for some steps to follow the mask.
 
-    BatchNorm statistics come from real passes, and logits have both signs everywhere.
+    BatchNorm statistics come from real passes, and the logits of every head have both signs.
     """
     torch.manual_seed(0)
     module = (build(name) if name else small_network()).train()
@@ -81,7 +81,13 @@ def lively_network(name: str | None = None, steps: int = 25) -> RefinementModule
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return module.eval()
+    module.eval()
+    # So few steps may leave a head on one side. In the order of the levels: each sees those before.
+    for head, output in ((module.head_s8, 1), (module.head_s4, 2), (module.head_s1, 0)):
+        with torch.no_grad():
+            logits = module(pixels, truth * 2 - 1)[output]
+            head[-1].bias -= logits.median()
+    return module
 
 
 def package_result(module: nn.Module, image, mask, *, fast: bool, tile_size: int) -> np.ndarray:

@@ -248,8 +248,10 @@ def bilinear_window(
     shape = Size(*array.shape[-2:])
     whole, held = (part.whole, part.box) if part else (shape, Box(0, 0, *shape))
     if size == (2 * whole.height, 2 * whole.width):
-        wide = _doubled_along(array, -1, (box.x0, box.x1), held.x0)
-        return _doubled_along(wide, -2, (box.y0, box.y1), held.y0, out)
+        top, bottom = max(box.y0 // 2 - 1, held.y0), min(-(-box.y1 // 2) + 1, held.y1)
+        rows = array[..., top - held.y0 : bottom - held.y0, :]
+        wide = _doubled_along(rows, -1, (box.x0, box.x1), held.x0)
+        return _doubled_along(wide, -2, (box.y0, box.y1), top, out)
     result = np.empty((*array.shape[:-2], *box.size), np.float32) if out is None else out
     if whole == size:
         result[...] = array[..., *box.shift(-held.y0, -held.x0).slices]

@@ -115,3 +115,5 @@ def test_depthwise_convolutions_stay_float32_under_autocast(
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(torch.autograd.grad(found.square().sum(), conv.weight)[0], wanted)
+    with torch.autocast("cpu", torch.bfloat16):  # weights of 16 bits stay what they are
+        assert copy.deepcopy(conv).bfloat16()(x.bfloat16()).dtype == torch.bfloat16

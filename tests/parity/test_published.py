@@ -68,7 +68,7 @@ def lively_network(name: str | None = None, steps: int = 25) -> RefinementModule
     """
     torch.manual_seed(0)
     module = (build(name) if name else small_network()).train()
-    optimiser = torch.optim.Adam(module.parameters(), 2e-3)
+    optimiser = torch.optim.Adam(module.parameters(), 2e-4 if name else 2e-3)
     image, mask = scene(96, 96)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
     truth = torch.from_numpy(mask).float()[None, None]
@@ -83,6 +83,9 @@ def lively_network(name: str | None = None, steps: int = 25) -> RefinementModule
         optimiser.step()
     module.eval()
     # So few steps may leave a head on one side. In the order of the levels: each sees those before.
+    image, mask = scene(320, 240)
+    pixels = normalised(image)
+    truth = torch.from_numpy(mask).float()[None, None]
     for head, output in ((module.head_s8, 1), (module.head_s4, 2), (module.head_s1, 0)):
         with torch.no_grad():
             logits = module(pixels, truth * 2 - 1)[output]
@@ -90,10 +93,14 @@ def lively_network(name: str | None = None, steps: int = 25) -> RefinementModule
     return module
 
 
+def normalised(image: np.ndarray) -> torch.Tensor:
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    return (pixels - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+
+
 def package_result(module: nn.Module, image, mask, *, fast: bool, tile_size: int) -> np.ndarray:
     """What the package computes, before it turns the result into uint8."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-    pixels = (pixels - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    pixels = normalised(image)
     seg = torch.from_numpy(mask).float()[None, None] * 2 - 1
     procedure = eval_helper.process_im_single_pass if fast else eval_helper.process_high_res_im
     with torch.no_grad():

@@ -56,6 +56,15 @@ def test_nothing_is_open_where_all_agree() -> None:
     assert boxes_around(open_cells(logits, mask)) == []
 
 
+def test_what_overflowed_is_open() -> None:
+    logits, mask = torch.full((1, 1, 5, 6), 9.0), torch.ones(1, 1, 40, 48)
+    logits[..., 2, 3] = torch.inf
+    found = open_cells(logits, mask)
+    assert found[2, 3]
+    assert not found.all()
+    assert open_cells(torch.full_like(logits, torch.nan), mask).all()
+
+
 @settings(deadline=None, max_examples=60)
 @given(arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
 def test_boxes_hold_all_that_is_set(cells: np.ndarray) -> None:

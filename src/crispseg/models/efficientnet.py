@@ -85,7 +85,7 @@ class SameConv(nn.Conv2d):
         if self.groups > 1 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             # Its gradient in bfloat16 takes a CPU two to nine times as long as in float32.
             with torch.autocast("cpu", enabled=False):
-                return super().forward(x.float())
+                return super().forward(x.to(self.weight.dtype))
         return super().forward(x)
 
 

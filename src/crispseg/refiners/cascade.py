@@ -82,9 +82,10 @@ class CascadeRefiner:
             it is 0, and as near to 1, 1.
         guard: keep the given mask where a change is not to be trusted; needs weights that
             ``recipes/fit_guard.py`` has seen. Neither applies to the published mode.
-        precision: "exact" (float32, within 1e-4 of the network as written), "auto" (the quickest
-            that this machine was measured to have), "bf16", "fp16", "fp32" (as "exact") or
-            "plain" (as written); None: "exact" in the published mode, else "auto".
+        precision: "exact" or "fp32" (within 1e-4 of the network as written), "plain" (as written),
+            "bf16", "fp16", "auto" (the quickest on this machine; these three decode the published
+            network on a CPU only where anything is open, see ``runtime.uncertain``); None: "exact"
+            in the published mode, else "auto".
 
     Raises:
         InputError: an option out of range, a device that is not there, damaged weights.

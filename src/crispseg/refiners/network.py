@@ -116,7 +116,8 @@ class CascadeNetwork:
         result[:] = self.planes(image, peak)
         return torch.from_numpy(result[None])
 
-    def enlarged(self, planes: Array, size: Size, box: Box) -> Tensor:
+    @staticmethod
+    def enlarged(planes: Array, size: Size, box: Box) -> Tensor:
         """``box`` of ``planes`` resized to ``size``: (1, 3, h, w) as ``image_tensor`` has it."""
         result = bilinear_window(planes, size, box, out=_channels_last(box.size))
         return torch.from_numpy(result[None])

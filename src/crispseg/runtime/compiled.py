@@ -187,13 +187,10 @@ class CompiledRefinement(nn.Module):
         seg = self._place(seg)
         stem = stem + self.trunk.stem_seg(seg)
         if coarse_s8 is None:
-            x, _, _ = self._to_stride8(stem, seg, seg)
-            coarse_s8 = self._as_mask(self.head_s8(x), full)
+            coarse_s8 = self._as_mask(self.head_s8(self._to_stride8(stem, seg, seg)[0]), full)
         if coarse_s4 is None:
-            x, _, skip = self._to_stride8(stem, coarse_s8, coarse_s8)
-            s8 = self.head_s8(x)
-            coarse_s8 = self._as_mask(s8, full)
-            coarse_s4 = self._as_mask(self._second_level(x, skip, s8, seg), full)
+            s8, s4 = self._second_level(stem, seg, coarse_s8)
+            coarse_s8, coarse_s4 = self._as_mask(s8, full), self._as_mask(s4, full)
         return self._last_level(image, stem, seg, coarse_s8, coarse_s4)
 
     def forward(self, image: Tensor, *masks: Tensor) -> Finals:
@@ -212,12 +209,17 @@ class CompiledRefinement(nn.Module):
             return [Box(0, 0, *s8.shape[-2:])]
         return boxes_around(open_cells(s8, *masks))
 
-    def _second_level(self, x: Tensor, skip: Tensor, s8: Tensor, seg: Tensor) -> Tensor:
-        """Logits at stride 4: in the boxes the decoder's, elsewhere what stride 8 is sure of."""
+    def _second_level(self, stem: Tensor, seg: Tensor, coarse_s8: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits at strides 8 and 4; of the latter the decoder's only where stride 8 is not sure.
+
+        The features end with this call: the last level needs their room.
+        """
+        x, skip = self._to_stride8(stem, coarse_s8, coarse_s8)[::2]
+        s8 = self.head_s8(x)
         s4 = _as_settled(s8, 2)
         for box in self._open_boxes(s8, seg):
             self._to_stride4(x, skip, box, HALOS[1], s4)
-        return s4
+        return s8, s4
 
     def _last_level(
         self, image: Tensor, stem: Tensor, seg: Tensor, coarse_s8: Tensor, coarse_s4: Tensor

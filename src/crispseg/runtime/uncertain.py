@@ -1,10 +1,10 @@
 """Where a decoder has to be run at all: around what the results so far leave open.
 
 The published network predicts at stride 8 before it decodes to strides 4 and 1, and most of a tile
-is settled by then: given mask, coarse mask and what was found at stride 8 are all sure, and so are
-their neighbours. There the result is 0 or 1, whichever stride 8 says. The decoder runs in a
-few boxes around the rest, each with as many cells around it as its convolutions see, so that inside
-a box it finds what it finds in the whole tile.
+is settled by then: given mask, coarse mask (of the last level) and what was found at stride 8 are
+all sure, and so are their neighbours. There the result is 0 or 1, whichever stride 8 says. The
+decoder runs in a few boxes around the rest, each with as many cells around it as its convolutions
+see, so that inside a box it finds what it finds in the whole tile.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ CELL_PX = 8
 SURE = 0.01
 """Probabilities this near to 0 or 1 are settled."""
 BLOCK_CELLS = 12
-"""Side of the blocks that boxes are put together from."""
+"""Side of the blocks that boxes are put together from, at least."""
+MOST_BLOCKS = 12
+"""How many there are in a row or column: joining them takes the cube of their number."""
 HALO_CELLS = 4
 """What a box costs on every side beyond itself, about: three convolved strides see 6, 3 and 1."""
 
@@ -55,14 +57,15 @@ def _sure(values: Tensor, window: int, stride: int, least: float) -> tuple[Tenso
     values = values.float()
     highest = F.max_pool2d(values, window, stride, 1)
     lowest = -F.max_pool2d(-values, window, stride, 1)
-    return lowest >= least, highest <= -least
+    finite = lowest.isfinite() & highest.isfinite()  # what overflowed is not settled
+    return (lowest >= least) & finite, (highest <= -least) & finite
 
 
 def boxes_around(cells: Flags) -> list[Box]:
     """Boxes that hold all cells that are set; together with what they cost beside, about the least.
 
-    Blocks of ``BLOCK_CELLS`` are cut down to what is set in them, then joined two by two as long as
-    that makes less work.
+    Blocks of ``BLOCK_CELLS`` or more are cut down to what is set in them, then joined two by two as
+    long as that makes less work.
 
     Args:
         cells: (h, w).
@@ -85,9 +88,10 @@ def boxes_around(cells: Flags) -> list[Box]:
 
 def _blocks(cells: Flags) -> list[tuple[int, int, int, int]]:
     found = []
-    for y in range(0, cells.shape[0], BLOCK_CELLS):
-        for x in range(0, cells.shape[1], BLOCK_CELLS):
-            box = bounding_box(cells[y : y + BLOCK_CELLS, x : x + BLOCK_CELLS]).shift(y, x)
+    side = max(BLOCK_CELLS, -(-max(cells.shape) // MOST_BLOCKS))
+    for y in range(0, cells.shape[0], side):
+        for x in range(0, cells.shape[1], side):
+            box = bounding_box(cells[y : y + side, x : x + side]).shift(y, x)
             if box.height:
                 found.append((box.y0, box.x0, box.y1, box.x1))
     return found

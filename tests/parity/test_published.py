@@ -7,20 +7,23 @@ package's own 67.68 M network against ours. tests/models/test_cascadepsp.py comp
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from crispseg.models.build import build
 from crispseg.models.cascadepsp import RefinementModule
 from crispseg.models.efficientnet import EfficientNetLite
-from crispseg.models.weights import PUBLISHED_NAMES, LoadedModel
+from crispseg.models.weights import LoadedModel
 from crispseg.pipeline import load_refiner
 from crispseg.refiners.cascade import CascadeRefiner
 
 eval_helper = pytest.importorskip("segmentation_refinement.eval_helper")
 
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "published_speed.py"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -61,18 +64,18 @@ def small_network() -> RefinementModule:
     )
 
 
-def lively_network(name: str | None = None, steps: int = 25) -> RefinementModule:
+def lively_network() -> RefinementModule:
     """Weights that are not degenerate: random, then taught for some steps to follow the mask.
 
-    BatchNorm statistics come from real passes, and the logits of every head have both signs.
+    BatchNorm statistics come from real passes, and logits have both signs everywhere.
     """
     torch.manual_seed(0)
-    module = (build(name) if name else small_network()).train()
-    optimiser = torch.optim.Adam(module.parameters(), 2e-4 if name else 2e-3)
+    module = small_network().train()
+    optimiser = torch.optim.Adam(module.parameters(), 2e-3)
     image, mask = scene(96, 96)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
     truth = torch.from_numpy(mask).float()[None, None]
-    for step in range(steps):
+    for step in range(25):
         turned = [torch.rot90(x, step % 4, (2, 3)) for x in (pixels, truth)]
         logits = module(turned[0], turned[1] * 2 - 1)
         loss = sum(
@@ -81,26 +84,13 @@ def lively_network(name: str | None = None, steps: int = 25) -> RefinementModule
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    module.eval()
-    # So few steps may leave a head on one side. In the order of the levels: each sees those before.
-    image, mask = scene(320, 240)
-    pixels = normalised(image)
-    truth = torch.from_numpy(mask).float()[None, None]
-    for head, output in ((module.head_s8, 1), (module.head_s4, 2), (module.head_s1, 0)):
-        with torch.no_grad():
-            logits = module(pixels, truth * 2 - 1)[output]
-            head[-1].bias -= logits.median()
-    return module
-
-
-def normalised(image: np.ndarray) -> torch.Tensor:
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-    return (pixels - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    return module.eval()
 
 
 def package_result(module: nn.Module, image, mask, *, fast: bool, tile_size: int) -> np.ndarray:
     """What the package computes, before it turns the result into uint8."""
-    pixels = normalised(image)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    pixels = (pixels - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
     seg = torch.from_numpy(mask).float()[None, None] * 2 - 1
     procedure = eval_helper.process_im_single_pass if fast else eval_helper.process_high_res_im
     with torch.no_grad():
@@ -149,17 +139,10 @@ def test_same_bytes_as_the_package_with_the_full_network(
     width, height, tile_size, tmp_path
 ) -> None:
     """End to end: the package's own class and ours read one file of published layout."""
-    package = pytest.importorskip("segmentation_refinement")
-    ours = lively_network("cascadepsp-resnet50", steps=12)
-    names = {new: old for old, new in PUBLISHED_NAMES.items()}
-    published = {}
-    for key, value in ours.state_dict().items():
-        new = next((n for n in sorted(names, key=len, reverse=True) if key.startswith(n)), "")
-        published["module." + names.get(new, "") + key.removeprefix(new)] = value
-    torch.save(published, tmp_path / "model")
-    theirs = package.Refiner(
-        device="cpu", model_folder=str(tmp_path), download_and_check_model=False
-    )
+    # Random weights that follow the mask: a dozen steps of training leave it all on one side.
+    benchmark = runpy.run_path(str(BENCHMARK))
+    benchmark["write_for_package"](benchmark["random_network"](), tmp_path)
+    theirs = benchmark["package_refiner"](tmp_path)
     refiner = load_refiner(tmp_path / "model", mode="published", tile_size=tile_size, device="cpu")
     image, mask = scene(width, height)
     expected = theirs.refine(image, mask.astype(np.uint8) * 255, L=tile_size)

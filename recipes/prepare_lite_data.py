@@ -32,7 +32,7 @@ Example (half a minute, 0.8 GB written)::
         --pairs DUTS-TR ecssd --frames davis --camvid camvid/train --out train-data
 
 For the fourth stage the same with ``--pairs DUTS-TR ecssd bg --min-edge-fit 0.68`` and
-``--out .data/lite-accurate``.
+``--out .data/lite-accurate``, for the sixth also with ``--context 160`` and ``--out .data/lite-wide``.
 
 The first byte of the SHA-256 of an item's file name decides its split (``is_test``).
 """
@@ -65,6 +65,7 @@ LARGEST_BACKGROUND = 1600
 LARGEST_PAIR = 1400
 MIN_EDGE_FIT = 0.55
 MIN_OBJECT_AREA = 150
+CONTEXT_PX = 48
 
 # building, pole, tree, sign, fence, car, pedestrian, bicyclist
 CAMVID_CLASSES, CAMVID_VOID = (1, 2, 5, 6, 7, 8, 9, 10), 11
@@ -113,6 +114,9 @@ def main() -> None:
     )
     parser.add_argument("--frames", type=Path, nargs="*", default=[], help="video with masks")
     parser.add_argument("--camvid", type=Path, help="folder of images/ and labels/")
+    parser.add_argument(
+        "--context", type=int, default=CONTEXT_PX, help="px kept around labelled objects"
+    )
     parser.add_argument("--labels", type=Path, nargs="*", default=[], help="photos, label maps")
     parser.add_argument("--classes", type=class_numbers, help="of --labels, such as 1,2,5")
     parser.add_argument("--void", type=int, help="label of no class in --labels")
@@ -131,9 +135,11 @@ def main() -> None:
         for folder in options.frames:
             counts.update(add_pairs(writer, folder, sequences=True))
         if options.camvid:
-            counts.update(add_camvid(writer, options.camvid))
+            counts.update(add_camvid(writer, options.camvid, options.context))
         for folder in options.labels:
-            counts.update(add_labelled(writer, folder, options.classes, options.void))
+            counts.update(
+                add_labelled(writer, folder, options.classes, options.void, options.context)
+            )
     for what, number in sorted(counts.items()):
         print(f"{number:5d} {what}")
 
@@ -305,10 +311,10 @@ def edge_fit(rgb: Bytes, mask: Bytes, reach: int = 6) -> float:
     return float((np.abs(steepest) <= 1).mean())
 
 
-def add_camvid(writer: CacheWriter, folder: Path) -> Counter[str]:
+def add_camvid(writer: CacheWriter, folder: Path, context: int = CONTEXT_PX) -> Counter[str]:
     """Add CamVid's objects; all of ``folder`` is for training, as its validation lies elsewhere."""
     return add_labelled(
-        writer, folder, CAMVID_CLASSES, CAMVID_VOID, source="camvid", all_train=True
+        writer, folder, CAMVID_CLASSES, CAMVID_VOID, context, source="camvid", all_train=True
     )
 
 
@@ -317,6 +323,7 @@ def add_labelled(
     folder: Path,
     classes: Sequence[int],
     void: int | None,
+    context: int = CONTEXT_PX,
     *,
     source: str = "",
     all_train: bool = False,
@@ -328,6 +335,7 @@ def add_labelled(
         folder: what ``find_labelled`` reads; label maps are 8-bit, grey or with a palette.
         classes: the labels whose connected components are objects.
         void: the label of no class; thin lines of it are filled from both sides.
+        context: pixels around an object that are kept, at least.
         source: the data set's name in the cache; the folder's if empty.
         all_train: for training whatever the images' names say.
     """
@@ -346,7 +354,7 @@ def add_labelled(
         split = "test" if is_test(path.name) and not all_train else "train"
         for number, thing in enumerate(objects_of(labels, classes, min_area=MIN_OBJECT_AREA)):
             size = Size(*labels.shape)
-            window = thing.box.grow(max(48, max(thing.box.size) // 4)).clip(size).slices
+            window = thing.box.grow(max(context, max(thing.box.size) // 4)).clip(size).slices
             pixels = np.dstack([rgb[window], thing.mask[window].astype(np.uint8) * 255])
             name = f"{path.stem}-{number}.png"
             writer.add("pair", name, pixels, group=path.stem, split=split, source=source)

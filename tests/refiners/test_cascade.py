@@ -125,14 +125,27 @@ def test_tiles_without_any_edge_are_not_run() -> None:
 
 def test_uncertain_places_of_the_global_step_are_looked_at() -> None:
     def doubtful(image: Tensor, seg: Tensor) -> Tensor:
-        # Grey far from the object, where the given mask has no edge.
+        # Grey beside the object, where the given mask has no edge.
         answer = echo(image, seg).clone()
-        answer[..., -20:, -20:] = 0.5
+        answer[..., -80:, -80:] = 0.5
         return answer
 
-    mask = disc(2000, 2000, 100, 300, 300)
-    result = refiner(doubtful).run(photo(2000, 2000), mask)
-    assert any(box.y1 == 2000 and box.x1 == 2000 for box in result.tiles_run)
+    mask = np.zeros((2000, 2000), bool)
+    mask[:1500, :1500] = True
+    for network, looks in ((doubtful, True), (echo, False)):
+        result = refiner(network, tile_size=450).run(photo(2000, 2000), mask)
+        assert looks == any(box.y1 == 2000 and box.x1 == 2000 for box in result.tiles_run)
+
+
+def test_nothing_is_found_far_from_what_was_given() -> None:
+    def sees_another(image: Tensor, seg: Tensor) -> Tensor:
+        answer = echo(image, seg).clone()
+        answer[..., -60:, -60:] = 1
+        return answer
+
+    global_step = refiner(sees_another, fast=True)
+    for mask in (disc(600, 800, 100, 300, 300), disc(1200, 2000, 200, 300, 300)):
+        assert (global_step.refine(photo(*mask.shape), mask) > 0.5).tolist() == mask.tolist()
 
 
 @pytest.mark.parametrize("size", [(60, 100), (900, 900), (1000, 1300), (2500, 4100)])

@@ -24,7 +24,7 @@ from crispseg.data.seeded import SeededSamples
 from crispseg.data.transforms import jitter_colour
 from crispseg.types import InputError
 
-SMALLEST_FRACTION, LARGEST_FRACTION = 0.012, 0.97
+SMALLEST_FRACTION, LARGEST_FRACTION = 0.004, 0.97
 LEAST_SHOWN = 0.4
 TRIES = 12
 BRIGHTNESS = 0.2

@@ -11,9 +11,9 @@ released package's own procedure. They differ where the published one loses edge
 * tiles blend with ramps, not with steps, and left-out tiles keep the coarse result, not a
   binarised one;
 * images more than ``MAX_RATIO`` times larger than a tile pass through magnifications in between;
+* the global step finds nothing far from what was given (``reach.py``);
 * images that fit a tile are enlarged by a whole number where their object is small; otherwise
-  the local step looks at the part around the object's edges at twice the size
-  (section 3.3: the local step is for images larger than the network's input).
+  the local step looks around the object's edges at twice the size (section 3.3: not at all).
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from crispseg.refiners.local import (
 )
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.published import refine_published
+from crispseg.refiners.reach import within_reach
 from crispseg.refiners.roi import check_roi, context_of
 from crispseg.refiners.scene import Way, refine_scene
 from crispseg.runtime.device import resolve_device
@@ -326,6 +327,7 @@ class _Cascade:
     def _global_step(self, size: Size, channels: int) -> Coarse:
         tensor, given = self._image_at(size)(Box(0, 0, *size)), self._given_at(size)
         [values] = self.network.probabilities([tensor], [[given * 2 - 1]], channels)
+        values = within_reach(given, values)
         self._count(1, 1)
         return Coarse(given, values[0], values[-1])
 
@@ -340,8 +342,7 @@ class _Cascade:
         image = self._image_at(size)
         is_last = max(size) >= max(self.size)
         given = self._given_at(size)
-        if not is_last:
-            given = (given > 0.5).astype(np.float32)
+        given = given if is_last else (given > 0.5).astype(np.float32)
         channels = 1 if is_last else 2
         tile, overlap_px = tiling(size, self.refiner.tile_size)
         tiles = plan_tiles(size, tile, overlap_px)
@@ -359,9 +360,8 @@ class _Cascade:
                 self.boxes.append(box.shrink(size.height // self.size.height))
 
         if selected == [True]:
-            [values] = predict(tiles)
+            values = merged_alone(tiles[0], predict(tiles)[0])
             on_tile(tiles[0])
-            values = merged_alone(tiles[0], values)
             return Coarse(given, values[0], values[-1]), 1
         merger = RamMerger(size, channels)
         run_tiles(

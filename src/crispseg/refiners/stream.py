@@ -33,6 +33,7 @@ from crispseg.refiners.local import (
     settled,
     tiling,
 )
+from crispseg.refiners.reach import within_reach
 from crispseg.tiling.blend import VALUE_SCALE
 from crispseg.tiling.grid import magnifications
 from crispseg.tiling.resample import (
@@ -158,7 +159,8 @@ class StreamedCascade:
         if not store.strips:
             given = self._soft(size, Box(0, 0, *size))
             tensor = self.refiner.network.image_tensor(self._read_once(sizes), self._peak)
-            [(final, stride4)] = self.refiner.network.probabilities([tensor], [[given * 2 - 1]])
+            [values] = self.refiner.network.probabilities([tensor], [[given * 2 - 1]])
+            final, stride4 = within_reach(given, values)
             with store.begin(0, size.height) as strip:
                 for name, plane in zip(LEVEL_PLANES, (given, final, stride4), strict=True):
                     strip.add(name, 0, plane)

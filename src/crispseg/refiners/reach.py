@@ -1,0 +1,59 @@
+"""How far from what was given the global step may find an object."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crispseg.tiling.pieces import components
+
+Array = NDArray[np.float32]
+Flags = NDArray[np.bool_]
+
+REACH_SHARE = 0.25
+"""How far, as a share of the side of a square as large as what was given."""
+LEAST_REACH_PX = 8
+
+
+def within_reach(given: Array, values: Array) -> Array:
+    """Results of the global step with nothing left where no object can be.
+
+    A network that learned to find what a mask has missed finds such things anywhere: far from the
+    object are others like it. A refined piece of which no pixel is near the given mask is taken
+    away, and so is all doubt that is not near a piece that stays.
+
+    Args:
+        given: (h, w) share of each pixel that the caller's mask covers.
+        values: (channels, h, w) probabilities, the final ones first.
+
+    Returns:
+        ``values`` itself, with 0 out of reach.
+    """
+    reach = max(round(REACH_SHARE * float(given.sum(dtype=np.float64)) ** 0.5), LEAST_REACH_PX)
+    present = given > 0
+    near = spread(present, reach)
+    found = present | (values[0] > 0.5)
+    if (found & ~near).any():
+        label, first = components(found.astype(np.uint8))
+        stays = np.zeros(len(first) + 1, np.bool_)
+        stays[label[near & found]] = True
+        found = stays[label]
+    values *= spread(found, reach)
+    return values
+
+
+def spread(mask: Flags, px: int) -> Flags:
+    """(h, w) bool: the squares of 2 * px + 1 pixels around all that is set, in a few steps.
+
+    What has spread by k pixels has no gaps of less than 2 k + 1, and may move by that at once.
+    """
+    for axis in (0, 1):
+        lines, done = mask.swapaxes(0, axis), 0
+        while done < px:
+            step = min(2 * done + 1, px - done)
+            wider = lines.copy()
+            wider[step:] |= lines[:-step]
+            wider[:-step] |= lines[step:]
+            lines, done = wider, done + step
+        mask = lines.swapaxes(0, axis)
+    return mask

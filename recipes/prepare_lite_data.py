@@ -32,7 +32,8 @@ Example (half a minute, 0.8 GB written)::
         --pairs DUTS-TR ecssd --frames davis --camvid camvid/train --out train-data
 
 For the fourth stage the same with ``--pairs DUTS-TR ecssd bg --min-edge-fit 0.68`` and
-``--out .data/lite-accurate``, for the sixth also with ``--context 160`` and ``--out .data/lite-wide``.
+``--out .data/lite-accurate``, for the sixth also with ``--context 160`` and
+``--out .data/lite-wide``.
 
 The first byte of the SHA-256 of an item's file name decides its split (``is_test``).
 """

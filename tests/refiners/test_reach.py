@@ -15,7 +15,8 @@ def expected(given: np.ndarray, values: np.ndarray) -> np.ndarray:
     near = ndimage.binary_dilation(given > 0, square)
     label, count = ndimage.label((given > 0) | (values[0] > 0.5))
     stays = [k for k in range(1, count + 1) if near[label == k].any()]
-    return values * ndimage.binary_dilation(np.isin(label, stays), square)
+    beyond = ndimage.binary_dilation(np.isin(label, stays) & ~near, square)
+    return values * (near | beyond)
 
 
 @pytest.mark.parametrize("seed", range(6))

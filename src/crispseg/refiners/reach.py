@@ -20,7 +20,7 @@ def within_reach(given: Array, values: Array) -> Array:
 
     A network that learned to find what a mask has missed finds such things anywhere: far from the
     object are others like it. A refined piece of which no pixel is near the given mask is taken
-    away, and so is all doubt that is not near a piece that stays.
+    away, and so is all doubt that is neither near that mask nor near what stays beyond.
 
     Args:
         given: (h, w) share of each pixel that the caller's mask covers.
@@ -36,9 +36,9 @@ def within_reach(given: Array, values: Array) -> Array:
     if (found & ~near).any():
         label, first = components(found.astype(np.uint8))
         stays = np.zeros(len(first) + 1, np.bool_)
-        stays[label[near & found]] = True
-        found = stays[label]
-    values *= spread(found, reach)
+        stays[label[found & near]] = True
+        near |= spread(stays[label] & ~near, reach)
+    values *= near
     return values
 
 
@@ -51,7 +51,7 @@ def spread(mask: Flags, px: int) -> Flags:
         lines, done = mask.swapaxes(0, axis), 0
         while done < px:
             step = min(2 * done + 1, px - done)
-            wider = lines.copy()
+            wider = lines.copy(order="K")  # rows stay rows
             wider[step:] |= lines[:-step]
             wider[:-step] |= lines[step:]
             lines, done = wider, done + step

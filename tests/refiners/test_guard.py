@@ -110,6 +110,7 @@ def test_a_network_that_is_sure_enough_is() -> None:
     given, sure = pole(0.8)
     assert not is_at_a_loss(given, sure)
     assert keep_better(given, sure, ALWAYS, seen_whole=True) == (sure, ())
+    assert is_at_a_loss(given, np.zeros_like(sure))  # surely nothing: it does not see the object
     assert not is_at_a_loss(np.zeros((3, 3), bool), np.full((3, 3), 0.4, np.float32))  # no object
 
 

@@ -22,7 +22,7 @@ from crispseg.refiners.local import (
     undecided,
     window_around,
 )
-from crispseg.refiners.objects import dilate, square
+from crispseg.refiners.objects import dilate_square
 from crispseg.tiling.grid import plan_tiles
 from crispseg.types import Box, Size
 
@@ -112,7 +112,7 @@ def test_thin_parts_that_moved_are_the_networks() -> None:
 def test_dilation_by_a_square() -> None:
     mask = np.zeros((9, 9), bool)
     mask[4, 1] = True
-    wide = dilate(mask, square(2))
+    wide = dilate_square(mask, 2)
     assert wide.sum() == 5 * 4
     assert wide[2:7, :4].all()
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from crispseg.refiners.reach import LEAST_REACH_PX, REACH_SHARE, spread, within_reach
+from crispseg.refiners.objects import dilate_square
+from crispseg.refiners.reach import LEAST_REACH_PX, REACH_SHARE, within_reach
 
 
 def expected(given: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -46,7 +47,7 @@ def test_an_arm_that_the_mask_has_missed_stays_and_a_bystander_goes() -> None:
 
 
 @pytest.mark.parametrize(("shape", "px"), [((1, 1), 3), ((5, 40), 9), ((40, 3), 100), ((9, 9), 0)])
-def test_spread_is_dilation_by_a_square(shape: tuple[int, int], px: int) -> None:
+def test_dilation_by_a_square(shape: tuple[int, int], px: int) -> None:
     mask = np.random.default_rng(0).random(shape) < 0.1
     square = np.ones((2 * px + 1, 2 * px + 1), bool)
-    np.testing.assert_array_equal(spread(mask, px), ndimage.binary_dilation(mask, square))
+    np.testing.assert_array_equal(dilate_square(mask, px), ndimage.binary_dilation(mask, square))

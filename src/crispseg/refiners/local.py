@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crispseg.refiners.network import CascadeNetwork
-from crispseg.refiners.objects import Flags, dilate, erode, square
+from crispseg.refiners.objects import Flags, dilate_square
 from crispseg.tiling.blend import AXIS_WEIGHT, tile_weights
 from crispseg.tiling.grid import enlargement, even_tile
 from crispseg.tiling.pieces import bounding_box
@@ -89,11 +89,12 @@ def undecided(given: Array, final: Array) -> Flags:
     Returns:
         (h, w) bool. Pixels depend on those within ``HALO_PX``.
     """
-    lost, half = np.zeros(given.shape, np.bool_), square(THIN_PX // 2)
+    lost, half = np.zeros(given.shape, np.bool_), THIN_PX // 2
     was, left = (np.rint(255 * share).astype(np.uint8) for share in (given, final))
     for present, covered_by, found in ((given > 0, was, left), (given < 1, 255 - was, 255 - left)):
         if present.any() and not present.all():
-            thin = present & ~dilate(erode(present, half), half)
+            eroded = ~dilate_square(~present, half)
+            thin = present & ~dilate_square(eroded, half)
             box = bounding_box(thin)
             wide = box.grow(REACH_PX).clip(Size(*given.shape))
             inner = box.shift(-wide.y0, -wide.x0).slices

@@ -61,9 +61,21 @@ def disc_reaches(diameter: int) -> list[tuple[int, int, int]]:
     return rows
 
 
-def square(radius: int) -> list[tuple[int, int, int]]:
-    """Rows of a square element of 2 ``radius`` + 1 pixels a side: row, first and last column."""
-    return [(y, -radius, radius) for y in range(-radius, radius + 1)]
+def dilate_square(mask: Flags, radius: int) -> Flags:
+    """(h, w) bool: the squares of 2 ``radius`` + 1 pixels around all that is set, in a few steps.
+
+    What has grown by k pixels has no gaps of less than 2 k + 1, and may move by that at once.
+    """
+    for axis in (0, 1):
+        lines, done = mask.swapaxes(0, axis), 0
+        while done < radius:
+            step = min(2 * done + 1, radius - done)
+            wider = lines.copy(order="K")  # rows stay rows
+            wider[step:] |= lines[:-step]
+            wider[:-step] |= lines[step:]
+            lines, done = wider, done + step
+        mask = lines.swapaxes(0, axis)
+    return mask
 
 
 def dilate(mask: Flags, rows: list[tuple[int, int, int]]) -> Flags:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from crispseg.refiners.objects import dilate_square
 from crispseg.tiling.pieces import components
 
 Array = NDArray[np.float32]
-Flags = NDArray[np.bool_]
 
 REACH_SHARE = 0.25
 """How far, as a share of the side of a square as large as what was given."""
@@ -31,29 +31,12 @@ def within_reach(given: Array, values: Array) -> Array:
     """
     reach = max(round(REACH_SHARE * float(given.sum(dtype=np.float64)) ** 0.5), LEAST_REACH_PX)
     present = given > 0
-    near = spread(present, reach)
+    near = dilate_square(present, reach)
     found = present | (values[0] > 0.5)
     if (found & ~near).any():
         label, first = components(found.astype(np.uint8))
         stays = np.zeros(len(first) + 1, np.bool_)
         stays[label[found & near]] = True
-        near |= spread(stays[label] & ~near, reach)
+        near |= dilate_square(stays[label] & ~near, reach)
     values *= near
     return values
-
-
-def spread(mask: Flags, px: int) -> Flags:
-    """(h, w) bool: the squares of 2 * px + 1 pixels around all that is set, in a few steps.
-
-    What has spread by k pixels has no gaps of less than 2 k + 1, and may move by that at once.
-    """
-    for axis in (0, 1):
-        lines, done = mask.swapaxes(0, axis), 0
-        while done < px:
-            step = min(2 * done + 1, px - done)
-            wider = lines.copy(order="K")  # rows stay rows
-            wider[step:] |= lines[:-step]
-            wider[:-step] |= lines[step:]
-            lines, done = wider, done + step
-        mask = lines.swapaxes(0, axis)
-    return mask

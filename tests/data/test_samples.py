@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from crispseg.data.cache import CacheWriter, PixelCache
 from crispseg.data.perturb import intersection_over_union
+from crispseg.data.regions import LEAST_IOU
 from crispseg.data.samples import RefinerSamples, Sample, coarsen
 from crispseg.types import InputError
 
@@ -213,3 +214,27 @@ def test_coarse_masks_differ_from_the_truth_and_keep_the_object() -> None:
     assert min(reached) > 0.35
     assert 0.75 < np.median(reached) < 0.96
     assert sum(v < 0.8 for v in reached) > 8
+
+
+def test_regions_are_mistaken_before_the_mask_is_coarsened(cache_dir: Path) -> None:
+    samples = RefinerSamples(cache_dir, crop_size=SIZE, real_fraction=1.0, region_share=0.5)
+    samples._coarsen = lambda mask, rng: mask  # what is left is the error of whole regions
+    different = 0
+    for i in range(40):
+        coarse, truth = ((m[0] > 0.5).numpy() for m in samples[i][1:])
+        assert intersection_over_union(coarse, truth) >= LEAST_IOU
+        different += bool((coarse != truth).any())
+    assert 8 <= different <= 30  # half of 40, less the masks that no region could be taken from
+
+
+def test_faded_images_have_no_contrast_and_the_same_truth(cache_dir: Path) -> None:
+    plain = RefinerSamples(cache_dir, crop_size=SIZE, real_fraction=1.0)
+    faded = RefinerSamples(cache_dir, crop_size=SIZE, real_fraction=1.0, faded_share=1.0)
+    flat = 0
+    for i in range(30):
+        before, after = plain[i], faded[i]
+        assert torch.equal(before.truth, after.truth)
+        assert torch.equal(before.coarse, after.coarse)
+        assert after.image.dtype == torch.uint8
+        flat += float(after.image.float().std(dim=(1, 2)).max()) < 1
+    assert flat > 4

@@ -20,6 +20,7 @@ from torch import Tensor
 from crispseg.data.cache import Item, PixelCache
 from crispseg.data.compose import compose, expose
 from crispseg.data.perturb import degrade_mask, intersection_over_union, perturb_mask
+from crispseg.data.regions import mistake_regions
 from crispseg.data.seeded import SeededSamples
 from crispseg.data.transforms import jitter_colour
 from crispseg.types import InputError
@@ -28,6 +29,7 @@ SMALLEST_FRACTION, LARGEST_FRACTION = 0.004, 0.97
 LEAST_SHOWN = 0.4
 TRIES = 12
 BRIGHTNESS = 0.2
+LEAST_CONTRAST, MOST_CONTRAST = 0.0, 0.2
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -65,6 +67,9 @@ class RefinerSamples(SeededSamples[Sample]):
         without: groups to leave out (sequences, for cross-validation).
         source_factors: "source=factor" each: how many times more often than by its size a source
             of real pairs is drawn.
+        region_share: share of coarse masks that lack a part of the object, or hold one of what is
+            beside it, up to an edge in the image (``mistake_regions``), before ``coarse``.
+        faded_share: share of images with next to no contrast, or none.
 
     Raises:
         InputError: no cache there, nothing of that split in it, or a factor of no source.
@@ -82,6 +87,8 @@ class RefinerSamples(SeededSamples[Sample]):
         coarse: Literal["mixed", "network", "paper"] = "mixed",
         without: Iterable[str] = (),
         source_factors: Iterable[str] = (),
+        region_share: float = 0.0,
+        faded_share: float = 0.0,
     ) -> None:
         super().__init__(seed, length)
         cv2.setNumThreads(
@@ -95,6 +102,7 @@ class RefinerSamples(SeededSamples[Sample]):
         self._cutouts = self._cache.select("cutout", split, groups)
         self._backgrounds = self._cache.select("background", split, groups)
         self._crop_size = crop_size
+        self._region_share, self._faded_share = region_share, faded_share
         ways: dict[str, Callable[[NDArray[np.bool_], np.random.Generator], NDArray[np.bool_]]] = {
             "mixed": coarsen,
             "network": functools.partial(coarsen, paper_share=0.2),
@@ -112,7 +120,12 @@ class RefinerSamples(SeededSamples[Sample]):
         """Sample ``index``; the same whenever and wherever it is asked for."""
         rng = self.draw_of(index)
         image, truth = self._draw(rng)
-        coarse = self._coarsen(truth > 0.5, rng)
+        mask = truth > 0.5
+        if self._region_share and rng.random() < self._region_share:
+            mask = mistake_regions(image, mask, rng)
+        coarse = self._coarsen(mask, rng)
+        if self._faded_share and rng.random() < self._faded_share:
+            image = fade(image, rng)
         return Sample(
             torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             torch.from_numpy(coarse[None].astype(np.float32)),
@@ -182,6 +195,25 @@ def coarsen(
         return perturb_mask(rough, rng, target_iou=target) if target > 0.6 else rough
     target = rng.uniform(0.65, 0.8) if rng.random() < 1 / 6 else rng.uniform(0.8, 1.0)
     return perturb_mask(mask, rng, target_iou=target)
+
+
+def fade(image: Bytes, rng: np.random.Generator) -> Bytes:
+    """Take the contrast, and half of the time add noise: fog, night, a wall before a wall.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        rng: where all randomness comes from.
+
+    Returns:
+        (H, W, 3) uint8, of 0 to 20 % of the contrast.
+    """
+    level = rng.uniform(10, 245, 3).astype(np.float32)
+    contrast = np.float32(max(rng.uniform(-MOST_CONTRAST, MOST_CONTRAST), LEAST_CONTRAST))
+    faded = level + contrast * (image - np.float32(128))
+    if rng.random() < 0.5:
+        deviation = np.float32(np.exp(rng.uniform(0, np.log(40))))
+        faded = faded + deviation * rng.standard_normal(faded.shape, np.float32)
+    return np.clip(faded + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
 def _by_source(items: Iterable[Item]) -> dict[str, list[list[Item]]]:

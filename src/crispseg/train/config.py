@@ -33,6 +33,9 @@ class TrainConfig:
         real_fraction: share of samples from real pairs; the others are composites.
         source_factors: "source=factor" each: how many times more often than by its size a source
             of real pairs is drawn.
+        region_share: share of coarse masks that lack a part of the object, or hold one of what is
+            beside it, up to an edge in the image.
+        faded_share: share of images with next to no contrast.
         without: groups of the data to leave out, for cross-validation.
         batch_size: samples in a step, of each process.
         iterations: steps in all; 0 for no limit.
@@ -106,6 +109,8 @@ class TrainConfig:
     coarse: Literal["mixed", "network", "paper"] = "mixed"
     real_fraction: float = 0.3
     source_factors: tuple[str, ...] = ()
+    region_share: float = 0.0
+    faded_share: float = 0.0
     without: tuple[str, ...] = ()
     batch_size: int = 12
     iterations: int = 0
@@ -165,6 +170,7 @@ REFINER_KEYS = frozenset(
     [
         *("coarse", "real_fraction", "source_factors", "without", "local_step_share"),
         *("own_coarse_share", "validate_count", "validate_crop_size"),
+        *("region_share", "faded_share"),
     ]
 )
 SEGMENTER_KEYS = frozenset(
@@ -297,6 +303,8 @@ def _out_of_range(config: TrainConfig) -> str | None:
         "crop_size": config.crop_size >= 32
         and (bool(config.dataset) or config.crop_size % 16 == 0),
         "real_fraction": config.real_fraction <= 1,
+        "region_share": config.region_share <= 1,
+        "faded_share": config.faded_share <= 1,
         "batch_size": config.batch_size >= 1,
         "learning_rate": config.learning_rate > 0,
         "milestones": bool(steps) == (config.schedule == "step")

@@ -61,6 +61,8 @@ class Refining:
             coarse=config.coarse,
             without=config.without,
             source_factors=config.source_factors,
+            region_share=config.region_share,
+            faded_share=config.faded_share,
         )
 
     def inputs(self, module: nn.Module, batch: Sample, step: int) -> list[Tensor]:

@@ -250,7 +250,9 @@ def bilinear_window(
     if size == (2 * whole.height, 2 * whole.width):
         top, bottom = max(box.y0 // 2 - 1, held.y0), min(-(-box.y1 // 2) + 1, held.y1)
         rows = array[..., top - held.y0 : bottom - held.y0, :]
-        wide = _doubled_along(rows, -1, (box.x0, box.x1), held.x0)
+        # in the layout of the result, so that the larger of both steps is one along memory
+        room = None if out is None else np.empty_like(out, shape=(*rows.shape[:-1], box.width))
+        wide = _doubled_along(rows, -1, (box.x0, box.x1), held.x0, room)
         return _doubled_along(wide, -2, (box.y0, box.y1), top, out)
     result = np.empty((*array.shape[:-2], *box.size), np.float32) if out is None else out
     if whole == size:

@@ -321,7 +321,7 @@ class _Cascade:
         """The given mask at ``size``: averaged, or enlarged without smoothing."""
         if max(size) > max(self.size):
             factor = size.height // self.size.height
-            return self.given.repeat(factor, axis=0).repeat(factor, axis=1)
+            return self.given.repeat(factor, axis=1).repeat(factor, axis=0)  # rows are copied
         return self.given if size == self.size else resize_area(self.given, size)
 
     def _global_step(self, size: Size, channels: int) -> Coarse:

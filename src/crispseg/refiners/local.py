@@ -175,7 +175,8 @@ def pasted(whole: Array, part: Array, box: Box) -> Array:
     result = whole.copy()
     inside = result[..., *box.slices]
     inside += share * (part - inside)  # equal values stay what they are
-    return np.clip(result, 0, 1, out=result)
+    np.clip(inside, 0, 1, out=inside)
+    return result
 
 
 @dataclass(frozen=True)

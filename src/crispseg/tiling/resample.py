@@ -192,10 +192,9 @@ def _room(sums: NDArray[Any], columns: int) -> int:
 
 
 def _halved(array: NDArray[Any]) -> NDArray[np.float32]:
-    """Means of 2x2 pixels: four sums in float64 instead of a loop over rows."""
-    total = array[::2, ::2].astype(np.float64)
-    for y, x in ((0, 1), (1, 0), (1, 1)):
-        total += array[y::2, x::2]
+    """Means of 2x2 pixels: sums in float64 as in the loop over rows, without it."""
+    rows = np.add(array[::2], array[1::2], dtype=np.float64)
+    total: NDArray[np.float64] = rows[:, ::2] + rows[:, 1::2]
     total /= 4
     return total.astype(np.float32)
 

@@ -468,3 +468,9 @@ print(resident_mib())
     given_back, kept, held, left = map(int, done.stdout.split())
     assert kept < given_back / 5
     assert left < held - 50
+
+
+@pytest.mark.parametrize("tolerance", [-1, float("nan"), float("inf")])
+def test_an_impossible_tolerance_is_refused_before_anything_is_run(tolerance: float) -> None:
+    with pytest.raises(InputError, match="tolerance must be 0 pixels or more"):
+        Job(Path("a.png"), Path("m.png"), Path("o.png"), tolerance_px=tolerance)

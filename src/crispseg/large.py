@@ -9,6 +9,7 @@ there.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,12 +35,7 @@ from crispseg.refiners.cascade import CascadeRefiner
 from crispseg.refiners.guard import Kept, shifted
 from crispseg.refiners.guard_stream import Evidence, StreamedGuard
 from crispseg.refiners.roi import check_roi, context_of
-from crispseg.refiners.stream import (
-    Scene,
-    StreamedCascade,
-    check_streamable,
-    encode,
-)
+from crispseg.refiners.stream import Scene, StreamedCascade, check_streamable, encode
 from crispseg.runtime.memory import (
     Need,
     give_back_freed_memory,
@@ -48,9 +44,9 @@ from crispseg.runtime.memory import (
     plan_run,
 )
 from crispseg.tiling.resample import fitting_mask
-from crispseg.types import Box, Mask, Size
+from crispseg.types import Box, InputError, Mask, Size
 
-FORMAT = 7
+FORMAT = 8
 """Of the run folder; raised when an older one can no longer be gone on with."""
 
 
@@ -66,7 +62,7 @@ class Job:
         roi: only this part may change; outside is the given mask.
         region: GeoJSON polygons; outside nothing is run, and the result is nodata, or 0.
         polygons: GeoJSON file to write the result's outlines to.
-        tolerance_px: how far the mask's corners may be from those.
+        tolerance_px: how far the mask's corners may be from those; InputError if it is no distance.
         memory: budget in bytes for the whole process; None: what it takes.
         restart: throw away what an earlier run has left.
     """
@@ -81,6 +77,10 @@ class Job:
     tolerance_px: float = 0.5
     memory: int | None = None
     restart: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance_px < math.inf:
+            raise InputError(f"the tolerance must be 0 pixels or more, not {self.tolerance_px:g}")
 
 
 @dataclass(frozen=True)

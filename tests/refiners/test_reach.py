@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from crispseg.refiners.guard import LEAST_KEPT
 from crispseg.refiners.objects import dilate_square
 from crispseg.refiners.reach import LEAST_REACH_PX, REACH_SHARE, within_reach
 
@@ -51,3 +52,14 @@ def test_dilation_by_a_square(shape: tuple[int, int], px: int) -> None:
     mask = np.random.default_rng(0).random(shape) < 0.1
     square = np.ones((2 * px + 1, 2 * px + 1), bool)
     np.testing.assert_array_equal(dilate_square(mask, px), ndimage.binary_dilation(mask, square))
+
+
+@pytest.mark.parametrize("left", [0.0, 0.1, 0.3])
+def test_an_object_of_which_next_to_nothing_is_left_stands_as_given(left: float) -> None:
+    given = np.zeros((60, 80), np.float32)
+    given[20:40, 10:60] = 0.5
+    given[21:39, 11:59] = 1
+    values = np.stack([left * given, given / 2])
+    found = within_reach(given, values.copy())
+    wanted = values if left > LEAST_KEPT else np.stack([given, given])
+    np.testing.assert_array_equal(found, wanted)

@@ -144,3 +144,14 @@ def test_label_maps_of_many(tmp_path: Path) -> None:
         expected = segmenter.segment(image)
         np.testing.assert_array_equal(read_labels(outcome.item[1]), expected)
         assert outcome.result.pixels == tuple(np.bincount(expected.ravel(), minlength=3))
+
+
+def test_failed_ones_hold_no_pixels() -> None:
+    def make(number: int, pixels: np.ndarray) -> int:
+        raise InputError(f"{number} of {len(pixels)}")
+
+    steps = Steps(lambda number: np.zeros(9), make, lambda number, made: made)
+    for outcome in overlapped([1, 2], steps):
+        assert str(outcome.error) == f"{outcome.item} of 9"
+        assert outcome.error.__traceback__ is None
+        assert outcome.error.__context__ is None

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import PIL.Image
@@ -23,7 +24,8 @@ from rasterio import Affine
 import crispseg.large
 from crispseg.io import write_mask
 from crispseg.io.journal import RunFolder, fingerprint, honest, run_folder
-from crispseg.large import Job, refine_large
+from crispseg.io.sinks import BandWriter
+from crispseg.large import Job, is_large, refine_large
 from crispseg.models.build import build
 from crispseg.models.cascadepsp import CascadeLogits, RefinementModule
 from crispseg.models.weights import LoadedModel
@@ -474,3 +476,30 @@ print(resident_mib())
 def test_an_impossible_tolerance_is_refused_before_anything_is_run(tolerance: float) -> None:
     with pytest.raises(InputError, match="tolerance must be 0 pixels or more"):
         Job(Path("a.png"), Path("m.png"), Path("o.png"), tolerance_px=tolerance)
+
+
+@pytest.mark.parametrize("name", ["out.png", "out.npy"])
+def test_tall_pictures_with_an_object_on_one_side_come_to_an_end(tmp_path, name) -> None:
+    """More than one band of rows, of which some columns are flat: it went on for ever."""
+    image, mask = np.full((600, 700, 3), 20, np.uint8), np.zeros((600, 700), np.uint8)
+    mask[100:200, 10:70] = 255
+    image[mask > 0] = 200
+    for pixels, file in ((image, "i.png"), (mask, "m.png")):
+        PIL.Image.fromarray(pixels).save(tmp_path / file)
+    refine_large(Job(tmp_path / "i.png", tmp_path / "m.png", tmp_path / name), refiner())
+    write_mask(tmp_path / f"in_memory_{name}", refiner().run(image, mask).mask)
+    wanted = pixels_of(tmp_path / f"in_memory_{name}")
+    np.testing.assert_array_equal(pixels_of(tmp_path / name), wanted)
+
+
+def test_parts_of_rows_stay_in_one_band() -> None:
+    writer = BandWriter(Mock(), Size(1100, 40), "u1")
+    with pytest.raises(ValueError, match="more than one band"):
+        writer.write(Box(0, 0, 600, 20), np.zeros((600, 20), np.uint8))
+
+
+@pytest.mark.parametrize("options", [{"memory": 1 << 30}, {"restart": True}, {}])
+def test_a_limit_of_pixels_holds_however_a_run_is_asked_for(job, options) -> None:
+    asked = replace(job, **options)
+    assert is_large(asked, max_pixels=None) == bool(options)
+    assert not is_large(asked, max_pixels=SIZE.height * SIZE.width - 1)

@@ -119,8 +119,9 @@ def overlapped(
 def _outcome(item: Input, writing: Future[Result]) -> Outcome[Input, Result]:
     try:
         return Outcome(item, writing.result())
-    except InputError as error:
-        return Outcome(item, None, error)
+    except InputError as error:  # without the frames that it came through: they hold the pixels
+        error.__cause__ = error.__context__ = None
+        return Outcome(item, None, error.with_traceback(None))
 
 
 def refine_files(

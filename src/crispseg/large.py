@@ -116,22 +116,22 @@ def is_large(job: Job, *, max_pixels: int | None) -> bool:
     """Whether a job is for ``refine_large``, and not for the refiner in memory.
 
     Raises:
-        InputError: an image above ``max_pixels``, or one that cannot be read.
+        InputError: an image that cannot be read.
     """
+    is_file = not job.image.is_dir()
+    if max_pixels is not None and is_file and math.prod(image_size(job.image)) > max_pixels:
+        return False  # what reads it in memory refuses it
     asked = (job.memory, job.region, job.polygons, job.restart or None)
     if any(option is not None for option in asked) or run_folder(job.output).exists():
         return True
     suffixes = (job.image.suffix.lower(), job.mask.suffix.lower(), job.output.suffix.lower())
     if set(suffixes) & set(WINDOWED_SUFFIXES) or job.image.is_dir():
         return True
-    size = image_size(job.image)
-    pixels = size.height * size.width
-    if max_pixels is not None and pixels > max_pixels:
-        return False  # what reads it in memory refuses it
     if suffixes[2] not in SINK_SUFFIXES:
         return False
+    size = image_size(job.image)
     is_smaller = 0 < max(mask_size(job.mask)) < max(size)
-    return pixels > IN_MEMORY_PIXELS or is_smaller or is_georeferenced(job.image)
+    return math.prod(size) > IN_MEMORY_PIXELS or is_smaller or is_georeferenced(job.image)
 
 
 def summary_of(given: Mask, result: Refinement) -> Summary:

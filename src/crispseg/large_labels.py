@@ -67,9 +67,10 @@ def is_large_photo(image: Path, output: Path, *, restart: bool, max_pixels: int 
         return False  # what reads it in memory refuses it
     if restart or run_folder(output).exists():
         return True
-    if image.is_dir() or image.suffix.lower() in WINDOWED_SUFFIXES or output.suffix == ".zarr":
+    suffix = output.suffix.lower()
+    if image.is_dir() or image.suffix.lower() in WINDOWED_SUFFIXES or suffix == ".zarr":
         return True
-    if output.suffix.lower() not in SINK_SUFFIXES:
+    if suffix not in SINK_SUFFIXES:
         return False
     return prod(image_size(image)) > IN_MEMORY_PIXELS or is_georeferenced(image)
 

@@ -63,3 +63,14 @@ def test_an_object_of_which_next_to_nothing_is_left_stands_as_given(left: float)
     found = within_reach(given, values.copy())
     wanted = values if left > LEAST_KEPT else np.stack([given, given])
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("px", range(14))
+def test_dilation_from_the_border(px: int) -> None:
+    square = np.ones((2 * px + 1, 2 * px + 1), bool)
+    for y, x in ((0, 0), (0, 7), (3, 1), (14, 19), (12, 18)):
+        mask = np.zeros((15, 20), bool)
+        mask[y, x] = True
+        np.testing.assert_array_equal(
+            dilate_square(mask, px), ndimage.binary_dilation(mask, square)
+        )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -73,7 +72,6 @@ class LabelledCrops(SeededSamples[LabelledCrop]):
         repeat_factor: int = 1,
     ) -> None:
         super().__init__(seed, length)
-        cv2.setNumThreads(0)  # workers are the parallelism
         if not len(dataset):
             raise InputError(f"{dataset.name}: there are no images to train on")
         if dataset.num_classes > VOID:

@@ -68,7 +68,8 @@ class RefinerSamples(SeededSamples[Sample]):
         source_factors: "source=factor" each: how many times more often than by its size a source
             of real pairs is drawn.
         region_share: share of coarse masks that lack a part of the object, or hold one of what is
-            beside it, up to an edge in the image (``mistake_regions``), before ``coarse``.
+            beside it, up to an edge in the image (``mistake_regions``), before ``coarse``: both
+            errors together, so that one in twenty of these masks has an IoU below 0.5.
         faded_share: share of images with next to no contrast, or none.
 
     Raises:
@@ -91,9 +92,6 @@ class RefinerSamples(SeededSamples[Sample]):
         faded_share: float = 0.0,
     ) -> None:
         super().__init__(seed, length)
-        cv2.setNumThreads(
-            0
-        )  # workers are the parallelism; OpenCV's own threads do not survive fork
         self._cache = PixelCache(Path(cache_dir))
         groups = frozenset(without)
         sources = _by_source(self._cache.select("pair", split, groups))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
@@ -20,6 +21,7 @@ class SeededSamples(Dataset[T_co]):
 
     def __init__(self, seed: int, length: int) -> None:
         self.seed, self.length = seed, length
+        one_thread_each()
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -34,3 +36,11 @@ class SeededSamples(Dataset[T_co]):
         if not 0 <= index < self.length:
             raise IndexError(f"sample {index} of {self.length}")
         return np.random.default_rng((self.seed, index))
+
+
+def one_thread_each(_worker: int = 0) -> None:
+    """Keep OpenCV to the thread that calls it: samples are made by workers side by side.
+
+    For ``DataLoader(worker_init_fn=...)`` too: a worker does not inherit it.
+    """
+    cv2.setNumThreads(0)

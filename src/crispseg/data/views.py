@@ -63,7 +63,6 @@ class StageSamples(SeededSamples[StageViews]):
         length: int = 1_000_000,
     ) -> None:
         super().__init__(seed, length)
-        cv2.setNumThreads(0)  # workers are the parallelism
         known = [side for side in sides if side]
         if len(sides) < 2 or known != sorted(known) or 0 in sides[:-1]:
             raise InputError("stage_sides: two or more, rising; only the last may be 0")

@@ -169,6 +169,8 @@ class BandWriter:
         y = box.y0
         while y < box.y1:
             bottom = min(self._top + len(self._band), box.y1)
+            if bottom < box.y1 and box.x1 < self._size.width:
+                raise ValueError(f"columns {box.x0} to {box.x1} of rows of more than one band")
             yield Box(y, box.x0, bottom, box.x1)
             y = bottom
 

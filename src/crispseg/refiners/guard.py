@@ -288,8 +288,8 @@ def keep_better(
         given: (H, W) bool, the input.
         probability: (H, W) float32, calibrated.
         weights: of ``FEATURES``.
-        seen_whole: whether this is an object in an image that fits a tile, not many or a part of
-            one; only there is it asked whether the network is at a loss.
+        seen_whole: whether this is an image that fits a tile; only there is it asked whether the
+            network is at a loss, with all that was given together.
 
     Returns:
         (H, W) float32: ``probability``, but on the side of ``given`` where changes were undone, as

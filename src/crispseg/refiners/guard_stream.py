@@ -64,11 +64,10 @@ class Evidence:
     def strips(self) -> Iterator[tuple[int, Box]]:
         """Numbers and boxes of the strips, from top to bottom; none crosses a line of cells."""
         height, width = self.size
-        rows = max(self.strip_px // width, 1)
-        band = max(rows // CELL_PX, 1) * CELL_PX
+        rows = min(max(self.strip_px // width, 1), CELL_PX)
         number = 0
-        for top in range(0, height, band):
-            bottom = min(top + band, height)
+        for top in range(0, height, CELL_PX):
+            bottom = min(top + CELL_PX, height)
             for y0 in range(top, bottom, rows):
                 yield number, Box(y0, 0, min(y0 + rows, bottom), width)
                 number += 1

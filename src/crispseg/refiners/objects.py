@@ -64,12 +64,12 @@ def disc_reaches(diameter: int) -> list[tuple[int, int, int]]:
 def dilate_square(mask: Flags, radius: int) -> Flags:
     """(h, w) bool: the squares of 2 ``radius`` + 1 pixels around all that is set, in a few steps.
 
-    What has grown by k pixels has no gaps of less than 2 k + 1, and may move by that at once.
+    What has grown by k pixels is k + 1 wide at least, at a border, and may move by that at once.
     """
     for axis in (0, 1):
         lines, done = mask.swapaxes(0, axis), 0
         while done < radius:
-            step = min(2 * done + 1, radius - done)
+            step = min(done + 1, radius - done)
             wider = lines.copy(order="K")  # rows stay rows
             wider[step:] |= lines[:-step]
             wider[:-step] |= lines[step:]

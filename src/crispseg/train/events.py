@@ -39,8 +39,11 @@ class Events:
         self._board = self._log = None
         if folder:
             self._board = _writer(folder / "tensorboard", step) if tensorboard else None
-            _keep_until(folder / LOG, step)
-            self._log = (folder / LOG).open("a", encoding="utf-8")
+            try:
+                _keep_until(folder / LOG, step)
+                self._log = (folder / LOG).open("a", encoding="utf-8")
+            except OSError as error:
+                raise InputError(f"{folder / LOG} cannot be written: {error.strerror}") from None
 
     def scalars(self, step: int, minutes: float, values: Mapping[str, float]) -> None:
         """One line of ``log.jsonl``; for TensorBoard a curve of each value."""
@@ -77,7 +80,7 @@ def _keep_until(path: Path, step: int) -> None:
     """Drop records after ``step``, of a run that got further than its last checkpoint."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     with atomic_path(path) as temporary:
         temporary.write_text("".join(line for line in lines if _step(line) <= step), "utf-8")
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from crispseg.data.seeded import one_thread_each
 from crispseg.models.weights import save_weights
 from crispseg.train.checkpoint import (
     CHECKPOINT,
@@ -231,10 +232,15 @@ def _batches(run: Run, samples: Dataset[Any]) -> Generator[Any]:
         num_workers=config.workers,
         prefetch_factor=4 if config.workers else None,
         pin_memory=group.device.type == "cuda",
-        worker_init_fn=ignore_in_worker,
+        worker_init_fn=_begin_worker,
         # Not forked: libvips has threads, and one that has read an image here would hang there.
         multiprocessing_context="spawn" if config.workers else None,
     )
+
+
+def _begin_worker(number: int) -> None:
+    ignore_in_worker(number)
+    one_thread_each(number)
 
 
 def _save(run: Run) -> None:

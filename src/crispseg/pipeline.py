@@ -198,7 +198,7 @@ def read_inputs(
     given = read_mask(mask, max_pixels=max_pixels)
     height, width = pixels.shape[:2]
     if given.shape != (height, width):
-        turned = "; it would fit the photo before its EXIF orientation was applied"
+        turned = "; its sides are exchanged, as the photo's are where it has an EXIF orientation"
         raise InputError(
             f"{mask} is {given.shape[1]}x{given.shape[0]} but {image} is {width}x{height} "
             f"(width x height){turned if given.shape == (width, height) else ''}"

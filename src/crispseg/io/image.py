@@ -89,7 +89,9 @@ def to_rgb(pixels: NDArray[Any], path: StrPath) -> NDArray[Any]:
 
 def _floats_to_uint16(pixels: NDArray[Any], path: StrPath) -> NDArray[np.uint16]:
     low, high = float(pixels.min()), float(pixels.max())
-    if not (low >= 0 and high <= 1):  # written so that NaN fails too
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError(f"{path}: holds NaN or infinity; replace them first")
+    if low < 0 or high > 1:
         raise InputError(
             f"{path}: holds floats that span {low:g}..{high:g}; scale them to [0, 1] first"
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.objects import Flags, dilate_square
-from crispseg.tiling.blend import AXIS_WEIGHT, tile_weights
+from crispseg.tiling.blend import AXIS_WEIGHT, axis_weights
 from crispseg.tiling.grid import enlargement, even_tile
 from crispseg.tiling.pieces import bounding_box
 from crispseg.tiling.resample import Part, bilinear_source, bilinear_window
@@ -169,12 +169,16 @@ def pasted(whole: Array, part: Array, box: Box) -> Array:
     size = Size(*whole.shape[-2:])
     if box.size == size:
         return part
-    quarter, full = AROUND_PX // 4, np.float32(AXIS_WEIGHT**2)
-    weights = tile_weights(box, size, margin_px=quarter, ramp_px=2 * quarter)
-    share = weights.astype(np.float32) / full
+    quarter = AROUND_PX // 4
+    rows, columns = (
+        axis_weights(*span, margin_px=quarter, ramp_px=2 * quarter) / np.float32(AXIS_WEIGHT)
+        for span in ((box.y0, box.y1, size.height), (box.x0, box.x1, size.width))
+    )
     result = whole.copy()
     inside = result[..., *box.slices]
-    inside += share * (part - inside)  # equal values stay what they are
+    change = part - inside
+    change *= rows[:, None] * columns  # exact: eight bits each
+    inside += change  # equal values stay what they are
     np.clip(inside, 0, 1, out=inside)
     return result
 
@@ -196,11 +200,10 @@ class Look:
 
     def for_network(self) -> list[Array]:
         """The local step's two masks in [-1, 1]: S1 binarised, S4 soft (released code)."""
-        final = self.values[0, *self.window.slices]
-        masks = np.stack([final > 0.5, self.stride4], dtype=np.float32, casting="unsafe")
-        masks *= 2
-        masks -= 1
-        return list(masks)
+        sides = (self.values[0, *self.window.slices] > 0.5).view(np.int8)
+        soft: Array = self.stride4 * np.float32(2)
+        soft -= 1
+        return [(2 * sides - 1).astype(np.float32), soft]
 
     def with_result(self, found: Array) -> Array:
         """(channels, h, w) probabilities of the tile, those that the network found among them."""
@@ -214,8 +217,8 @@ def tiling(size: Size, tile_size: int) -> tuple[Size, int]:
 
 
 def window_around(marked: Box, tile: Size) -> Box:
-    """What the network sees of a tile in which it has to look at ``marked``, inside the tile."""
-    return _rounded(marked.grow(CONTEXT_PX), tile, STEP_PX)
+    """What the network sees of a tile in which it has to look at ``marked``; nothing if none."""
+    return _rounded(marked.grow(CONTEXT_PX), tile, STEP_PX) if marked.height else marked
 
 
 def _rounded(box: Box, size: Size, step: int) -> Box:
@@ -285,12 +288,16 @@ class LocalInputs:
         coarse, given = self._coarse.around(self._size, tile), self._given(tile)
         enlarged = bilinear_window(coarse.final, self._size, tile, coarse.part)
         inner = self._that_count(tile).shift(-tile.y0, -tile.x0)
-        at = inner.slices
-        marked = _uncertain(enlarged[at])
+        at, y, x = inner.slices, inner.y0, inner.x0
+        marked = edges_of(given[at] > 0.5)
+        window = window_around(bounding_box(marked).shift(y, x), tile.size)
+        seen_whole = window.size == tile.size  # more that is marked could not make it larger
+        if not seen_whole:
+            marked |= _uncertain(enlarged[at])
         merged = merge_detail(coarse, given, self._size, tile, enlarged)
-        marked |= edges_of(given[at] > 0.5)
-        marked |= edges_of(merged[at] > 0.5)
-        window = window_around(bounding_box(marked).shift(inner.y0, inner.x0), tile.size)
+        if not seen_whole:
+            marked |= edges_of(merged[at] > 0.5)
+            window = window_around(bounding_box(marked).shift(y, x), tile.size)
         if self._channels == 1:
             seen = window.shift(tile.y0, tile.x0)
             stride4 = bilinear_window(coarse.stride4, self._size, seen, coarse.part)

@@ -9,6 +9,7 @@ itself, rounded, everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -23,13 +24,15 @@ AXIS_WEIGHT = 256
 VALUE_SCALE = float(1 << 24)
 
 
+@lru_cache(maxsize=256)
 def axis_weights(
     start: int, stop: int, length: int, *, margin_px: int, ramp_px: int
 ) -> NDArray[np.int64]:
     """Weights 0..256 along one side of a tile that spans ``start``..``stop`` of ``length``.
 
     Towards a neighbour the outer ``margin_px`` count nothing (zero padding has spoilt them), then
-    the weight rises linearly over ``ramp_px``. At the border of the image it is full.
+    the weight rises linearly over ``ramp_px``. At the border of the image it is full. What is
+    returned may not be written to.
     """
     position = np.arange(start, stop)
     reach = np.full(stop - start, AXIS_WEIGHT, np.int64)
@@ -40,6 +43,7 @@ def axis_weights(
         if not at_border:
             rise = (distance - margin_px + 1) * AXIS_WEIGHT // (ramp_px + 1)
             reach = np.minimum(reach, np.clip(rise, 0, AXIS_WEIGHT))
+    reach.flags.writeable = False
     return reach
 
 

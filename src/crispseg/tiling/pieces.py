@@ -37,16 +37,17 @@ def components(kind: NDArray[Any]) -> tuple[NDArray[np.int32], Counts]:
     """
     begins = np.ones(kind.shape, np.bool_)
     np.not_equal(kind[:, 1:], kind[:, :-1], out=begins[:, 1:])
-    starts = np.flatnonzero(begins)
-    stops = np.append(starts[1:], kind.size)
-    values = kind.ravel()[starts]
-    starts, stops, values = (x[values > 0] for x in (starts, stops, values))
+    every = np.flatnonzero(begins)
+    lengths = np.diff(every, append=kind.size)
+    values = kind.ravel()[every]
+    inside = values > 0
+    starts, values = every[inside], values[inside]
+    stops = starts + lengths[inside]
     root = group_roots(len(starts), *_runs_that_touch(starts, stops, values, kind.shape[1]))
     is_first = root == np.arange(len(root))
-    number = np.cumsum(is_first, dtype=np.int32)[root]
-    label = np.zeros(kind.shape, np.int32)
-    label[kind > 0] = np.repeat(number, stops - starts)
-    return label, starts[is_first]
+    numbers = np.zeros(len(every), np.int32)
+    numbers[inside] = np.cumsum(is_first, dtype=np.int32)[root]
+    return np.repeat(numbers, lengths).reshape(kind.shape), starts[is_first]
 
 
 def _runs_that_touch(

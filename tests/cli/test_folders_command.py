@@ -32,6 +32,10 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def shown_in(folder: str) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+
+
 def refine(model: Path, *options: str) -> int:
     given = ["refine", "in", "masks", "-o", "out", "--model", str(model), "--tile-size", "128"]
     return cli.run([*given, *options])
@@ -42,22 +46,67 @@ def test_every_photo_with_a_mask_is_refined_as_alone(work, model, capsys) -> Non
     shown = capsys.readouterr()
     assert "3 images refined" in shown.out
     assert "loose: has no coarse file in masks" in shown.err
-    assert sorted(os.listdir("out")) == ["a.png", "b.png", "c.png"]
+    assert shown_in("out") == ["a.png", "b.png", "c.png"]
     alone = ["refine", "in/b.jpg", "masks/b.png", "-o", "b.png", "--model", str(model)]
     assert cli.run([*alone, "--tile-size", "128"]) == 0
     assert Path("b.png").read_bytes() == Path("out/b.png").read_bytes()
 
 
-def test_results_that_are_there_are_kept(work, model, capsys) -> None:
-    Path("out").mkdir()
-    Path("out/b.png").write_text("mine")
-    assert refine(model, "--json") == 0
+def counts(model: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, int]:
+    assert refine(model, "--json", *options) == 0
     report = json.loads(capsys.readouterr().out)
-    assert (report["images"], report["already_there"], report["failed"]) == (2, 1, [])
-    assert Path("out/b.png").read_text() == "mine"
+    assert report["failed"] == []
+    return report["images"], report["already_there"]
+
+
+def test_results_of_the_same_run_are_kept(work, model, capsys) -> None:
+    assert counts(model, capsys) == (3, 0)
+    os.remove("out/b.png")
+    Path("out/c.png").write_bytes(b"")
+    assert counts(model, capsys, "--batch-size", "2") == (2, 1)
+    assert Path("out/c.png").read_bytes()[1:4] == b"PNG"
     assert refine(model, "--quiet", "--restart") == 0
     assert capsys.readouterr().out == ""
-    assert Path("out/b.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_a_result_is_made_anew_when_its_mask_has_changed(work, model, capsys) -> None:
+    assert counts(model, capsys) == (3, 0)
+    made = os.stat("out/a.png").st_mtime_ns
+    os.utime("masks/a.png", ns=(made + 1, made + 1))
+    future = made + 10**13
+    os.utime("masks/b.png", ns=(future, future))
+    assert counts(model, capsys) == (1, 2)
+
+
+def test_results_of_two_runs_do_not_mix(work, model, capsys) -> None:
+    assert counts(model, capsys) == (3, 0)
+    before = Path("out/a.png").read_bytes()
+    assert refine(model, "--binary") == 2
+    assert "out: was begun with another binary; go on" in capsys.readouterr().err
+    os.rename("masks", "others")
+    assert cli.run(["refine", "in", "others", "-o", "out", "--model", str(model)]) == 2
+    assert "another folder of masks, tile size; go on" in capsys.readouterr().err
+    assert Path("out/a.png").read_bytes() == before
+
+
+def test_a_restart_that_was_stopped_goes_on_as_one(work, model, capsys) -> None:
+    assert counts(model, capsys) == (3, 0)
+    old = os.stat("out/a.png").st_mtime_ns
+    Path("in/b.jpg").write_bytes(b"no picture")
+    assert refine(model, "--restart", "--stop") == 2
+    os.utime("out/c.png", ns=(old, old))  # as if it had not come that far
+    os.remove("in/b.jpg")
+    capsys.readouterr()
+    assert counts(model, capsys) == (1, 1)
+
+
+def test_what_other_programs_have_made_is_not_taken_for_a_result(work, model, capsys) -> None:
+    Path("out").mkdir()
+    Path("out/b.png").write_text("mine")
+    assert refine(model) == 2
+    assert "out: holds b.png, which no run over a folder has made" in capsys.readouterr().err
+    assert Path("out/b.png").read_text() == "mine"
+    assert counts(model, capsys, "--restart") == (3, 0)
 
 
 def test_one_bad_photo_does_not_stop_the_others(work, model, capsys) -> None:
@@ -66,7 +115,7 @@ def test_one_bad_photo_does_not_stop_the_others(work, model, capsys) -> None:
     shown = capsys.readouterr().err
     assert "in/b.jpg" in shown
     assert "1 of 3 images have failed" in shown.splitlines()[-1]
-    assert sorted(os.listdir("out")) == ["a.png", "c.png"]
+    assert shown_in("out") == ["a.png", "c.png"]
     os.remove("out/c.png")
     assert refine(model, "--stop") == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: in/b.jpg")
@@ -103,7 +152,7 @@ def test_rasters_with_a_grid_stay_rasters(work, capsys) -> None:
     Path("in/broken.tif").write_bytes(b"II*")
     assert cli.run(["segment", "in", "-o", "out"]) == 2
     assert "broken.tif" in capsys.readouterr().err
-    assert sorted(os.listdir("out")) == ["a.png", "b.png", "c.png", "field.tif", "loose.png"]
+    assert shown_in("out") == ["a.png", "b.png", "c.png", "field.tif", "loose.png"]
     with rasterio.open("out/field.tif") as file:
         assert (file.crs, file.transform) == (grid["crs"], grid["transform"])
 
@@ -114,6 +163,8 @@ def test_segmenting_a_folder(work, capsys) -> None:
     assert json.loads(capsys.readouterr().out)["images"] == 4
     assert cli.run(options) == 0
     assert json.loads(capsys.readouterr().out)["already_there"] == 4
-    assert sorted(os.listdir("labels")) == ["a.png", "b.png", "c.png", "loose.png"]
+    assert shown_in("labels") == ["a.png", "b.png", "c.png", "loose.png"]
+    assert cli.run([*options, "--flip"]) == 2
+    assert "begun with another flip" in capsys.readouterr().err
     assert cli.run(["segment", "in", "-o", "labels", "--overlay", "x.png"]) == 2
     assert "--overlay is for one image" in capsys.readouterr().err

@@ -94,6 +94,12 @@ def test_masks_can_be_refined_by_a_classical_method(work, capsys) -> None:
         ),
         (("mask.png", "--method", "divide"), "say --labels"),
         (("image.png", "--labels"), "is not a label map"),
+        (("labels.png", "--labels", "--segmenter", "x"), "--segmenter is for method magnet"),
+        (("mask.png", "--refinement", "x"), "--refinement is for method magnet"),
+        (("mask.png", "--ignore-index", "3"), "--ignore-index is for label maps"),
+        (("labels.png", "--labels", "--ignore-index", "-7"), "greater than or equal to 0"),
+        (("mask.png", "--stop"), "--stop is for a folder"),
+        (("mask.png", "--precision", "fp8"), "'--precision': 'fp8' is not one of"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(arguments, message, work, capfd) -> None:

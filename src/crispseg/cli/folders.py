@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +14,7 @@ import typer
 
 from crispseg.cli.options import progress_bar
 from crispseg.evaluation.cases import Skip, match_files
-from crispseg.io.journal import run_folder
+from crispseg.io.journal import check_subject, fingerprint, run_folder, write_subject
 from crispseg.types import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 Named = tuple[str, InputError | None]
 """An image and why it failed, if it did."""
+JOURNAL = ".crispseg.json"
+"""What the results of a folder were made with; those that are older were not."""
+SAME_RESULT = ("device", "batch_size", "workers")
+"""Options that may change when a run goes on."""
 ZARR_FILES = (".zarray", ".zgroup", ".zattrs", "zarr.json")
 
 
@@ -56,10 +61,13 @@ def refine_folder(
         raise InputError(f"{job.image} is a folder, but {job.mask} is not; give a folder of masks")
     found, skips = match_files({"image": job.image, "coarse": job.mask})
     outputs = _outputs(job.output, (job.image, job.mask), found)
+    places = {"folder of photos": job.image, "folder of masks": job.mask}
+    settings = {"model": model, "binary": job.binary, **options}
+    since = _begin(job.output, outputs.values(), places, settings, restart=job.restart)
     todo = [
         replace(job, image=files["image"], mask=files["coarse"], output=outputs[name])
         for name, files in found.items()
-        if job.restart or not outputs[name].exists()
+        if not _is_done(outputs[name], files.values(), since)
     ]
     # Of one image, --restart throws away an interrupted run, and streams.
     jobs = [replace(j, restart=j.restart and run_folder(j.output).exists()) for j in todo]
@@ -79,7 +87,7 @@ def refine_folder(
 def segment_folder(
     images: Path,
     output: Path,
-    load: Callable[[], Any],
+    load: partial[Any],
     max_pixels: int | None,
     told: Told,
     *,
@@ -90,7 +98,7 @@ def segment_folder(
     Args:
         images: folder.
         output: folder, made if missing.
-        load: gives the segmenter.
+        load: gives the segmenter; its arguments are the model and options by their names.
         max_pixels: larger images are errors; None: any size is streamed.
         told: what to do with errors, and what to print.
         restart: make label maps that are there already as well.
@@ -100,10 +108,13 @@ def segment_folder(
     """
     found, skips = match_files({"image": images})
     outputs = _outputs(output, (images,), found)
+    settings = {"model": load.args[0], **load.keywords}
+    places = {"folder of photos": images}
+    since = _begin(output, outputs.values(), places, settings, restart=restart)
     jobs = [
         (files["image"], outputs[name])
         for name, files in found.items()
-        if restart or not outputs[name].exists()
+        if not _is_done(outputs[name], files.values(), since)
     ]
 
     from crispseg.batch import segment_files  # noqa: PLC0415
@@ -131,6 +142,55 @@ def _outputs(
         if folder.samefile(given):
             raise InputError(f"{folder} holds inputs; give the results another folder")
     return {name: folder / f"{name}{_suffix(files['image'])}" for name, files in found.items()}
+
+
+def _begin(
+    folder: Path,
+    outputs: Iterable[Path],
+    places: Mapping[str, Path],
+    settings: Mapping[str, Any],
+    *,
+    restart: bool,
+) -> int:
+    """When the results that count were begun, in ns: results of two runs do not mix.
+
+    Args:
+        folder: for the results.
+        outputs: files to write there.
+        places: what they are made from, name -> folder.
+        settings: what they are made with, option -> value.
+        restart: none that is there counts.
+
+    Raises:
+        InputError: what is there was made from or with something else, or not by such a run.
+    """
+    subject: dict[str, Any] = {name: str(place.resolve()) for name, place in places.items()}
+    kept = {name: value for name, value in settings.items() if name not in SAME_RESULT}
+    subject |= {name.replace("_", " "): value for name, value in kept.items()}
+    if Path(settings["model"]).is_file():
+        subject["model"] = fingerprint(settings["model"])
+    journal = folder / JOURNAL
+    there = [] if restart else [path for path in outputs if path.exists()]
+    if there and journal.exists():
+        check_subject(journal, subject, folder)
+    elif there:
+        raise InputError(
+            f"{folder}: holds {there[0].name}, which no run over a folder has made; give another "
+            "folder, or write over it with --restart"
+        )
+    else:
+        write_subject(journal, subject)
+    return journal.stat().st_mtime_ns
+
+
+def _is_done(output: Path, inputs: Iterable[Path], since: int) -> bool:
+    """Whether a result is there, whole, of the run that began then, and newer than its inputs."""
+    if not output.exists():
+        return False
+    made, now = output.stat(), time.time_ns()
+    changed = (path.stat().st_mtime_ns for path in inputs)
+    latest = max([since, *(when for when in changed if when <= now)])  # some come from the future
+    return made.st_size > 0 and made.st_mtime_ns >= latest
 
 
 def _suffix(image: Path) -> str:

@@ -82,7 +82,7 @@ def run(arguments: list[str]) -> int:
             return _fail("interrupted; nothing half-written is left", code)
         return int(code or 0)
     except TyperException as error:
-        return _fail(error.format_message(), EXIT_INPUT)
+        return _fail(error.format_message().replace("Value error, ", ""), EXIT_INPUT)
     except CrispsegError as error:
         return _fail(str(error), EXIT_INPUT, in_lines=isinstance(error, TreeError))
     except SystemExit as stop:

@@ -33,6 +33,7 @@ from crispseg.cli.options import (
     progress_bar,
 )
 from crispseg.cli.refine_method import (
+    VOID,
     IgnoreIndex,
     LabelsOption,
     Method,
@@ -130,7 +131,7 @@ def refine(
     as_json: AsJson = False,
     labels: LabelsOption = False,
     method: MethodOption = Method.cascade,
-    ignore_index: IgnoreIndex = 255,
+    ignore_index: IgnoreIndex = VOID,
     segmenter: SegmenterOption = None,
     refinement: RefinementOption = None,
 ) -> None:
@@ -145,11 +146,15 @@ def refine(
         mask_only = {"--fast": fast, "--binary": binary, "--roi": roi, "--preview": preview}
         mask_only |= {"--confidence": confidence, "--mode": mode is not Mode.default}
         mask_only |= {"--memory": memory, "--region": region, "--polygons": polygons}
-        refuse(mask_only | {"--restart": restart, "--precision": precision})
+        refuse(mask_only | {"--restart": restart, "--stop": stop, "--precision": precision})
+        if not method.value.startswith("magnet"):
+            refuse({"--segmenter": segmenter, "--refinement": refinement}, "method magnet")
         by = MethodJob(image, mask, output, labels, method.value, limit or DEFAULT_MAX_PIXELS)
         weights = Weights(model, segmenter, refinement, device)
         refine_by_method(by, weights, ignore_index, quiet=quiet, as_json=as_json)
         return
+    refuse({"--segmenter": segmenter, "--refinement": refinement}, "method magnet")
+    refuse({"--ignore-index": ignore_index != VOID}, "label maps; say --labels")
     job = Job(image, mask, output, binary, _parse_roi(roi), region, polygons, tolerance)
     job = replace(job, memory=None if memory is None else parse_bytes(memory), restart=restart)
     options: dict[str, Any] = {"tile_size": tile_size, "mode": mode.value, "fast": fast}
@@ -160,6 +165,7 @@ def refine(
         refuse(one_only | {"--preview": preview, "--confidence": confidence}, "one image")
         refine_folder(job, model, options, limit, Told(stop, quiet, as_json))
         return
+    refuse({"--stop": stop}, "a folder")
     report = _refine_one(job, Outputs(output, confidence, preview), model, options, limit, quiet)
     if as_json:
         typer.echo(json.dumps(report))

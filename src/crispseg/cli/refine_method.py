@@ -51,7 +51,10 @@ MethodOption = Annotated[
 LabelsOption = Annotated[
     bool, typer.Option("--labels", help="MASK is a label map: class numbers, not one object.")
 ]
-IgnoreIndex = Annotated[int, typer.Option(help="Label of pixels without a class; they keep it.")]
+VOID = 255
+IgnoreIndex = Annotated[
+    int, typer.Option(min=0, max=65535, help="Label of pixels without a class; they keep it.")
+]
 SegmenterOption = Annotated[
     str | None,
     typer.Option(

@@ -42,7 +42,7 @@ class RunFolder:
     def __init__(self, output: StrPath, subject: Mapping[str, Any], *, restart: bool) -> None:
         self.path = run_folder(output)
         self._output = output
-        self._subject = json.loads(json.dumps(subject))
+        self._subject = subject
         self._restart = restart
         self._lock: IO[bytes] | None = None
 
@@ -85,21 +85,45 @@ class RunFolder:
                     shutil.rmtree(path)
                 elif path.name != LOCK:
                     path.unlink()
-        if not journal.exists():
-            with atomic_path(journal) as temporary:
-                temporary.write_text(json.dumps(self._subject, indent=1), encoding="utf-8")
-            return
-        try:
-            before = json.loads(journal.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise InputError(f"{journal}: is damaged; begin again with --restart") from None
-        changed = [name for name, value in self._subject.items() if before.get(name, None) != value]
-        if changed or set(before) != set(self._subject):
-            what = ", ".join(changed) or "what is done"
-            raise InputError(
-                f"{self._output}: was begun with another {what}; go on with the same, or begin "
-                "again with --restart"
-            )
+        if journal.exists():
+            check_subject(journal, self._subject, self._output)
+        else:
+            write_subject(journal, self._subject)
+
+
+def write_subject(journal: Path, subject: Mapping[str, Any]) -> None:
+    """Write down what a run is about.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with atomic_path(journal) as temporary:
+        temporary.write_text(json.dumps(subject, indent=1), encoding="utf-8")
+
+
+def check_subject(journal: Path, subject: Mapping[str, Any], output: StrPath) -> None:
+    """Make sure that a run is about what is written down.
+
+    Args:
+        journal: of ``write_subject``.
+        subject: name -> anything JSON knows.
+        output: what the run makes.
+
+    Raises:
+        InputError: it is about something else, or the journal cannot be read.
+    """
+    try:
+        before = dict(json.loads(journal.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise InputError(f"{journal}: is damaged; begin again with --restart") from None
+    now = json.loads(json.dumps(subject))
+    changed = [name for name, value in now.items() if before.get(name) != value]
+    if changed or set(before) != set(now):
+        what = ", ".join(changed) or "what is done"
+        raise InputError(
+            f"{output}: was begun with another {what}; go on with the same, or begin again with "
+            "--restart"
+        )
 
 
 def run_folder(output: StrPath) -> Path:

@@ -124,7 +124,8 @@ def colour_values(pixels: NDArray[Any], path: StrPath) -> NDArray[Any]:
         return pixels
     channels = pixels.shape[2]
     if channels not in (1, 2, 3, 4):
-        raise InputError(f"{path}: has {channels} channels; a mask is grey, RGB or RGBA")
+        shape = "x".join(map(str, pixels.shape))
+        raise InputError(f"{path}: is {shape}; a mask is height x width, grey, RGB or RGBA")
     largest: NDArray[Any] = pixels[:, :, 0]
     for channel in (1, 2) if channels >= 3 else ():  # faster than max(axis=2)
         largest = np.maximum(largest, pixels[:, :, channel])

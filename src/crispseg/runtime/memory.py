@@ -200,4 +200,4 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def _text(amount: int) -> str:
-    return f"{-(-amount // MIB)}M"
+    return f"{-(-amount // MIB)}M" if amount >= MIB else f"{amount} bytes"

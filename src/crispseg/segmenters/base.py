@@ -131,8 +131,8 @@ class Inference:
     def __post_init__(self) -> None:
         if self.tile_size is not None and self.tile_size < SMALLEST_TILE:
             raise InputError(
-                f"tile_size must be {SMALLEST_TILE} or more, or None for the whole image; "
-                f"not {self.tile_size}"
+                f"tile_size must be {SMALLEST_TILE} or more, or 0 (in Python: None) for the whole "
+                f"image; not {self.tile_size}"
             )
         if self.tile_size is None and self.pad:
             raise InputError("pad needs a tile_size to pad to")

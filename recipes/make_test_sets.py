@@ -48,9 +48,10 @@ from prepare_lite_data import (
 from crispseg.data.compose import bleed_colours, compose
 from crispseg.data.objects import fill_void, objects_of
 from crispseg.data.pairs import find_labelled, find_pairs, is_test
-from crispseg.data.perturb import degrade_mask, intersection_over_union, perturb_mask
+from crispseg.data.perturb import degrade_mask, perturb_mask
 from crispseg.data.samples import coarsen
 from crispseg.io import read_image, read_mask
+from crispseg.metrics.boundary import intersection_over_union
 
 Bytes = NDArray[np.uint8]
 BoolMask = NDArray[np.bool_]

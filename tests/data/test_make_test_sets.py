@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from crispseg.data.pairs import is_test
-from crispseg.data.perturb import intersection_over_union
 from crispseg.io import read_image, read_mask
+from crispseg.metrics.boundary import intersection_over_union
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GREEN, RED = (30, 190, 40), (190, 30, 40)

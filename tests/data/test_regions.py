@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from crispseg.data.perturb import intersection_over_union
 from crispseg.data.regions import LEAST_IOU, mistake_regions, regions_of
+from crispseg.metrics.boundary import intersection_over_union
 
 
 def two_coloured() -> tuple[np.ndarray, np.ndarray]:

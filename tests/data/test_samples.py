@@ -8,9 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from crispseg.data.cache import CacheWriter, PixelCache
-from crispseg.data.perturb import intersection_over_union
 from crispseg.data.regions import LEAST_IOU
 from crispseg.data.samples import RefinerSamples, Sample, coarsen
+from crispseg.metrics.boundary import intersection_over_union
 from crispseg.types import InputError
 
 SIZE = 64

@@ -225,7 +225,8 @@ def test_an_output_that_is_a_file_is_one_line(tmp_path) -> None:
 
 
 def test_processes_that_see_different_folders_are_refused(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(Group, "add", lambda _group, _numbers: [3.0])  # another is at step 3
+    monkeypatch.setattr(Group, "add", lambda _group, _numbers: [6.0, 14.0])  # steps 1, 2, 3
+    monkeypatch.setattr(Group, "size", 3)
     with pytest.raises(InputError, match="must see the same folder"):
         run(recipe(tmp_path))
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from crispseg.metrics.boundary import intersection_over_union
 from crispseg.types import InputError
 
 BoolMask = NDArray[np.bool_]
@@ -16,12 +17,6 @@ Bytes = NDArray[np.uint8]
 
 ROUNDS = 250
 BOXES_PER_ROUND = 4
-
-
-def intersection_over_union(first: BoolMask, second: BoolMask) -> float:
-    """IoU of two (H, W) bool masks; 1 when both are empty."""
-    union = np.count_nonzero(first | second)
-    return np.count_nonzero(first & second) / union if union else 1.0
 
 
 def perturb_mask(

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from crispseg.data.perturb import BoolMask, intersection_over_union
+from crispseg.data.perturb import BoolMask
+from crispseg.metrics.boundary import intersection_over_union
 
 FEWEST_REGIONS, MOST_REGIONS = 10, 60
 LEAST_IOU = 0.6

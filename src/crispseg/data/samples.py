@@ -19,10 +19,11 @@ from torch import Tensor
 
 from crispseg.data.cache import Item, PixelCache
 from crispseg.data.compose import compose, expose
-from crispseg.data.perturb import degrade_mask, intersection_over_union, perturb_mask
+from crispseg.data.perturb import degrade_mask, perturb_mask
 from crispseg.data.regions import mistake_regions
 from crispseg.data.seeded import SeededSamples
 from crispseg.data.transforms import jitter_colour
+from crispseg.metrics.boundary import intersection_over_union
 from crispseg.types import InputError
 
 SMALLEST_FRACTION, LARGEST_FRACTION = 0.004, 0.97

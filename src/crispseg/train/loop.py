@@ -124,7 +124,8 @@ def _prepare(config: TrainConfig, group: Group, folder: Path, resume: bool, say:
     elif state:
         say("the checkpoint is of an older version, which did not keep the recipe")
     run = Run(config, group, state)
-    if group.add([run.step]) != [run.step * group.size]:
+    total, squares = group.add([run.step, run.step**2])
+    if group.size * squares != total**2:  # where not all are the same; all see that
         raise InputError(f"all processes must see the same folder {folder}, and they do not")
     if state:
         say(f"resumed at step {run.step} after {run.minutes:.1f} min")

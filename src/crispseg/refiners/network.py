@@ -27,6 +27,7 @@ from crispseg.runtime.compiled import (
     is_published,
 )
 from crispseg.runtime.device import best_format
+from crispseg.runtime.graphs import Graphed
 from crispseg.runtime.precision import DIRECT, choose
 from crispseg.tiling.resample import bilinear_window
 from crispseg.types import Box, InputError, Size
@@ -91,6 +92,9 @@ class CascadeNetwork:
             self.arithmetic += ", decoded where open"
         self._is_half = chosen is not None and chosen.dtype is torch.float16
         self._form, self._format = self._compiled(chosen)
+        self._pass: Callable[..., Finals] = self._form
+        if device.type == "cuda" and chosen is not None:
+            self._pass = Graphed(self._form)
 
     def _compiled(self, arithmetic: Arithmetic | None) -> tuple[CascadeForm, torch.memory_format]:
         form = compile_cascade(self.module, arithmetic, everywhere=self._everywhere)
@@ -225,7 +229,7 @@ class CascadeNetwork:
         # The image is padded with 0 after normalisation, masks with background (released code).
         padded = [self._place(self._pad(image, 0.0))]
         padded += [self._place(self._pad(mask, -1.0)) for mask in masks]
-        found = self._finite(self._form(*padded), lambda form: form(*padded))
+        found = self._finite(self._pass(*padded), lambda form: form(*padded))
         result = image.new_empty(len(image), channels, height, width, device=self.device)
         for channel, logits in enumerate(found[:channels]):
             torch.sigmoid(self._settled(logits[:, 0, :height, :width]), out=result[:, channel])

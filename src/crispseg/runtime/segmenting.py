@@ -15,6 +15,7 @@ The pieces are those of the compiled cascade (``compiled.py``, ``winograd.py``).
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple, cast
 
 import torch
@@ -30,6 +31,7 @@ from crispseg.models.resnet import Bottleneck, ResNet
 from crispseg.models.segmentation import SegmentationModule
 from crispseg.runtime.arithmetic import Arithmetic
 from crispseg.runtime.fold import fold_norm, like
+from crispseg.runtime.graphs import Graphed
 from crispseg.runtime.residual import ResidualForm, has_bottlenecks
 from crispseg.runtime.rows import PointConv, own
 from crispseg.runtime.winograd import MOST_PATCHES, OUT, PATCH, WinogradConv
@@ -91,8 +93,12 @@ class SegmentationForm(nn.Module):
             found[:, y0:y1] = rows.argmax(dim=1)
         return found
 
+    @cached_property
+    def _graphed(self) -> Graphed:
+        return Graphed(self.coarse)
+
     def _finite(self, image: Tensor) -> Coarse:
-        coarse = self.coarse(image)
+        coarse: Coarse = (self._graphed if image.is_cuda else self.coarse)(image)
         if not self._written or bool(coarse.logits.isfinite().all()):
             return coarse
         logits = self._written[0].to(image.device)(image).logits

@@ -91,6 +91,14 @@ def test_empty_and_full_masks_stay_as_they_are(work, model) -> None:
         assert (shown("out.png") == value).all()
 
 
+def test_a_mask_without_an_object_is_told(work, model, capsys) -> None:
+    labels = np.arange(12, dtype=np.uint8).repeat(SIZE[1])[: SIZE[1] * SIZE[0]]
+    Image.fromarray(np.resize(labels, SIZE)).save("labels.png")
+    for mask, told in (("labels.png", True), ("mask.png", False)):
+        assert refine(model, "photo.jpg", mask, "-o", "out.png") == 0
+        assert ("no pixel above one half" in capsys.readouterr().out) is told
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG that promises pixels it does not have."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)

@@ -279,11 +279,12 @@ def _sentence(report: Mapping[str, Any]) -> str:
     tiles = f"{report['tiles_run']} of {planned} tiles run, " if planned else ""
     places = report["kept_places"]
     kept = f"; {places} changes not trusted and undone" if places else ""
+    empty = "; the mask has no pixel above one half" if not report["foreground_before"] else ""
     return (
         f"{report['output']}: {report['changed_pixels']:,} of "
         f"{report['height'] * report['width']:,} pixels changed "
         f"({100 * report['changed_fraction']:.2f} %), "
-        f"{tiles}{report['seconds']:.1f} s on {report['device']}{kept}"
+        f"{tiles}{report['seconds']:.1f} s on {report['device']}{kept}{empty}"
     )
 
 

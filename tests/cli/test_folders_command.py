@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,8 @@ from PIL import Image
 from rasterio import Affine
 
 import crispseg.cli.main as cli
+from crispseg.models.build import build
+from crispseg.models.weights import save_weights
 
 
 @pytest.fixture
@@ -98,6 +101,67 @@ def test_a_restart_that_was_stopped_goes_on_as_one(work, model, capsys) -> None:
     os.remove("in/b.jpg")
     capsys.readouterr()
     assert counts(model, capsys) == (1, 1)
+
+
+def test_two_runs_do_not_work_in_one_folder(work, model, capsys) -> None:
+    Path("out").mkdir()
+    other = os.open("out", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    assert refine(model) == 2
+    assert "out: another process is at work in it" in capsys.readouterr().err
+    os.close(other)
+    assert counts(model, capsys) == (3, 0)
+
+
+def test_a_restart_makes_results_from_the_future_too(work, model, capsys) -> None:
+    assert counts(model, capsys) == (3, 0)
+    future = os.stat("out/a.png").st_mtime_ns + 10**13
+    os.utime("out/a.png", ns=(future, future))
+    assert counts(model, capsys, "--restart", "--binary") == (3, 0)
+
+
+def test_a_run_that_does_not_begin_leaves_what_is_there_to_the_old(work, model, capsys) -> None:
+    assert counts(model, capsys) == (3, 0)
+    for wrong in (["--model", "nothing"], ["--tile-size", "5"], ["--batch-size", "0"]):
+        assert refine(model, "--restart", *wrong) == 2
+    capsys.readouterr()
+    assert counts(model, capsys) == (0, 3)
+
+
+def test_an_input_that_is_gone_fails_alone(work, model, capsys) -> None:
+    assert counts(model, capsys) == (3, 0)
+    os.remove("in/a.jpg")
+    os.symlink("nowhere.jpg", "in/a.jpg")
+    assert refine(model) == 2
+    shown = capsys.readouterr().err.splitlines()
+    assert "1 of 1 images have failed" in shown[-1]
+    assert any(line.startswith("a: in/a.jpg: ") for line in shown)
+
+
+@pytest.mark.parametrize("text", ["", "[", "[" * 100_000, "[1]", '{"of": 3}'])
+def test_a_damaged_journal_is_one_line(text, work, model, capsys) -> None:
+    assert counts(model, capsys) == (3, 0)
+    Path("out/.crispseg.json").write_text(text)
+    assert refine(model) == 2
+    assert "--restart" in capsys.readouterr().err
+    assert counts(model, capsys, "--restart") == (3, 0)
+
+
+def test_other_weights_of_the_same_name_are_another_model(work, model, capsys) -> None:
+    mine = work / "mine.safetensors"
+    mine.write_bytes(model.read_bytes())
+    assert counts(mine, capsys) == (3, 0)
+    os.utime(mine, ns=(1, 1))
+    assert counts(mine, capsys) == (0, 3)
+    save_weights(
+        mine,
+        build("cascadepsp-lite"),
+        architecture="cascadepsp-lite",
+        mean=(0.5,) * 3,
+        std=(1,) * 3,
+    )
+    assert refine(mine) == 2
+    assert "another model" in capsys.readouterr().err
 
 
 def test_what_other_programs_have_made_is_not_taken_for_a_result(work, model, capsys) -> None:

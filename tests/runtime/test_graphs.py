@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,6 +118,50 @@ def test_what_cannot_be_recorded_is_run(caplog: pytest.LogCaptureFixture) -> Non
     assert asked == 1
     assert sums.runs == 3 * OFTEN
     assert "not permitted" in caplog.text
+
+
+def test_short_of_memory_it_lets_recordings_go() -> None:
+    short = []
+
+    def run(x: Tensor) -> Found:
+        if short and len(x) == 2:
+            raise short.pop()
+        return Found(2 * x, (1, 1))
+
+    graphed = Graphed(run, Tape())
+    for _ in range(OFTEN):
+        graphed(torch.ones(1, 3))
+    assert graphed._entries
+    short.append(torch.OutOfMemoryError("none left"))
+    assert torch.equal(graphed(torch.ones(2, 3)).total, torch.full((2, 3), 2.0))
+    assert not graphed._entries
+    short.append(torch.OutOfMemoryError("none left"))
+    with pytest.raises(torch.OutOfMemoryError):
+        graphed(torch.ones(2, 3))
+
+
+def test_threads_take_turns() -> None:
+    graphed = Graphed(Sums(), Tape())
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(lambda i: (i, graphed(*pair(2, float(i))).total), range(600)))
+    finally:
+        sys.setswitchinterval(before)
+    assert all(torch.equal(total, torch.full((1, 1, 2, 4), i + 1.0)) for i, total in found)
+
+
+def test_a_recorded_network_goes_when_nobody_holds_it() -> None:
+    form: Any = compile_segmentation(build_segmentation("pspnet-resnet50", 2).eval(), DIRECT)
+    assert form._graphed
+    gone = weakref.ref(form)
+    gc.disable()
+    try:
+        del form
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def scene(seed: int) -> tuple[Any, Any]:

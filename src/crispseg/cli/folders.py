@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
+from crispseg.cli.folder_run import FolderRun
 from crispseg.cli.options import progress_bar
 from crispseg.evaluation.cases import Skip, match_files
-from crispseg.io.journal import check_subject, fingerprint, run_folder, write_subject
+from crispseg.io.journal import run_folder
 from crispseg.types import InputError
 
 if TYPE_CHECKING:
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 
 Named = tuple[str, InputError | None]
 """An image and why it failed, if it did."""
-JOURNAL = ".crispseg.json"
-"""What the results of a folder were made with; those that are older were not."""
-SAME_RESULT = ("device", "batch_size", "workers")
-"""Options that may change when a run goes on."""
 ZARR_FILES = (".zarray", ".zgroup", ".zattrs", "zarr.json")
 
 
@@ -63,25 +60,27 @@ def refine_folder(
     outputs = _outputs(job.output, (job.image, job.mask), found)
     places = {"folder of photos": job.image, "folder of masks": job.mask}
     settings = {"model": model, "binary": job.binary, **options}
-    since = _begin(job.output, outputs.values(), places, settings, restart=job.restart)
-    todo = [
-        replace(job, image=files["image"], mask=files["coarse"], output=outputs[name])
-        for name, files in found.items()
-        if not _is_done(outputs[name], files.values(), since)
-    ]
-    # Of one image, --restart throws away an interrupted run, and streams.
-    jobs = [replace(j, restart=j.restart and run_folder(j.output).exists()) for j in todo]
+    with FolderRun(
+        job.output, list(outputs.values()), places, settings, restart=job.restart
+    ) as whole:
+        todo = [
+            replace(job, image=files["image"], mask=files["coarse"], output=outputs[name])
+            for name, files in found.items()
+            if not whole.is_done(outputs[name], files.values())
+        ]
+        # Of one image, --restart throws away an interrupted run, and streams.
+        jobs = [replace(j, restart=j.restart and run_folder(j.output).exists()) for j in todo]
 
-    from crispseg.batch import refine_files  # noqa: PLC0415
-    from crispseg.pipeline import load_refiner  # noqa: PLC0415
+        from crispseg.batch import refine_files  # noqa: PLC0415
+        from crispseg.pipeline import load_refiner  # noqa: PLC0415
 
-    def run(progress: Progress) -> Iterator[Named]:
-        refiner = load_refiner(model, **options)
-        for one in refine_files(jobs, refiner, max_pixels=max_pixels, progress=progress):
-            yield one.item.output.stem, one.error
+        def run(progress: Progress) -> Iterator[Named]:
+            refiner = load_refiner(model, **options)
+            whole.begin()
+            for one in refine_files(jobs, refiner, max_pixels=max_pixels, progress=progress):
+                yield one.item.output.stem, one.error
 
-    kept = len(found) - len(jobs)
-    _report("refined", run, len(jobs), kept, skips, told)
+        _report("refined", run, len(jobs), len(found) - len(jobs), skips, told)
 
 
 def segment_folder(
@@ -110,24 +109,25 @@ def segment_folder(
     outputs = _outputs(output, (images,), found)
     settings = {"model": load.args[0], **load.keywords}
     places = {"folder of photos": images}
-    since = _begin(output, outputs.values(), places, settings, restart=restart)
-    jobs = [
-        (files["image"], outputs[name])
-        for name, files in found.items()
-        if not _is_done(outputs[name], files.values(), since)
-    ]
+    with FolderRun(output, list(outputs.values()), places, settings, restart=restart) as whole:
+        jobs = [
+            (files["image"], outputs[name])
+            for name, files in found.items()
+            if not whole.is_done(outputs[name], files.values())
+        ]
 
-    from crispseg.batch import segment_files  # noqa: PLC0415
+        from crispseg.batch import segment_files  # noqa: PLC0415
 
-    def run(progress: Progress) -> Iterator[Named]:
-        results = segment_files(
-            jobs, load(), restart=restart, max_pixels=max_pixels, progress=progress
-        )
-        for one in results:
-            yield one.item[1].stem, one.error
+        def run(progress: Progress) -> Iterator[Named]:
+            segmenter = load()
+            whole.begin()
+            results = segment_files(
+                jobs, segmenter, restart=restart, max_pixels=max_pixels, progress=progress
+            )
+            for one in results:
+                yield one.item[1].stem, one.error
 
-    kept = len(found) - len(jobs)
-    _report("segmented", run, len(jobs), kept, skips, told)
+        _report("segmented", run, len(jobs), len(found) - len(jobs), skips, told)
 
 
 def _outputs(
@@ -142,55 +142,6 @@ def _outputs(
         if folder.samefile(given):
             raise InputError(f"{folder} holds inputs; give the results another folder")
     return {name: folder / f"{name}{_suffix(files['image'])}" for name, files in found.items()}
-
-
-def _begin(
-    folder: Path,
-    outputs: Iterable[Path],
-    places: Mapping[str, Path],
-    settings: Mapping[str, Any],
-    *,
-    restart: bool,
-) -> int:
-    """When the results that count were begun, in ns: results of two runs do not mix.
-
-    Args:
-        folder: for the results.
-        outputs: files to write there.
-        places: what they are made from, name -> folder.
-        settings: what they are made with, option -> value.
-        restart: none that is there counts.
-
-    Raises:
-        InputError: what is there was made from or with something else, or not by such a run.
-    """
-    subject: dict[str, Any] = {name: str(place.resolve()) for name, place in places.items()}
-    kept = {name: value for name, value in settings.items() if name not in SAME_RESULT}
-    subject |= {name.replace("_", " "): value for name, value in kept.items()}
-    if Path(settings["model"]).is_file():
-        subject["model"] = fingerprint(settings["model"])
-    journal = folder / JOURNAL
-    there = [] if restart else [path for path in outputs if path.exists()]
-    if there and journal.exists():
-        check_subject(journal, subject, folder)
-    elif there:
-        raise InputError(
-            f"{folder}: holds {there[0].name}, which no run over a folder has made; give another "
-            "folder, or write over it with --restart"
-        )
-    else:
-        write_subject(journal, subject)
-    return journal.stat().st_mtime_ns
-
-
-def _is_done(output: Path, inputs: Iterable[Path], since: int) -> bool:
-    """Whether a result is there, whole, of the run that began then, and newer than its inputs."""
-    if not output.exists():
-        return False
-    made, now = output.stat(), time.time_ns()
-    changed = (path.stat().st_mtime_ns for path in inputs)
-    latest = max([since, *(when for when in changed if when <= now)])  # some come from the future
-    return made.st_size > 0 and made.st_mtime_ns >= latest
 
 
 def _suffix(image: Path) -> str:

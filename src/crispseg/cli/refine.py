@@ -61,6 +61,9 @@ if TYPE_CHECKING:
     from crispseg.types import Image, Mask
 
 
+TILE_SIZE, TOLERANCE = 900, 0.5
+LABELS_ONLY = "label maps; say --labels"
+
 Roi = Annotated[
     str | None,
     typer.Option(help="Y0,X0,Y1,X1 in pixels, half-open: only this part may change."),
@@ -108,7 +111,7 @@ def refine(
         str, typer.Option(help="Name (see `crispseg models`) or weights file.")
     ] = "cascadepsp-lite",
     fast: Fast = False,
-    tile_size: TileSize = 900,
+    tile_size: TileSize = TILE_SIZE,
     mode: ModeOption = Mode.default,
     binary: Annotated[bool, typer.Option("--binary", help="Write only 0 and 255.")] = False,
     device: Device = "auto",
@@ -125,7 +128,7 @@ def refine(
     restart: Restart = False,
     region: Region = None,
     polygons: Polygons = None,
-    tolerance: Tolerance = 0.5,
+    tolerance: Tolerance = TOLERANCE,
     stop: Stop = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -146,6 +149,11 @@ def refine(
         mask_only = {"--fast": fast, "--binary": binary, "--roi": roi, "--preview": preview}
         mask_only |= {"--confidence": confidence, "--mode": mode is not Mode.default}
         mask_only |= {"--memory": memory, "--region": region, "--polygons": polygons}
+        mask_only |= {"--no-guard": not guard, "--no-calibrated": not calibrated}
+        mask_only |= {"--workers": workers != 1, "--batch-size": batch_size != 1}
+        mask_only |= {"--tile-size": tile_size != TILE_SIZE, "--tolerance": tolerance != TOLERANCE}
+        if not labels:
+            refuse({"--ignore-index": ignore_index != VOID}, LABELS_ONLY)
         refuse(mask_only | {"--restart": restart, "--stop": stop, "--precision": precision})
         if not method.value.startswith("magnet"):
             refuse({"--segmenter": segmenter, "--refinement": refinement}, "method magnet")
@@ -154,7 +162,7 @@ def refine(
         refine_by_method(by, weights, ignore_index, quiet=quiet, as_json=as_json)
         return
     refuse({"--segmenter": segmenter, "--refinement": refinement}, "method magnet")
-    refuse({"--ignore-index": ignore_index != VOID}, "label maps; say --labels")
+    refuse({"--ignore-index": ignore_index != VOID}, LABELS_ONLY)
     job = Job(image, mask, output, binary, _parse_roi(roi), region, polygons, tolerance)
     job = replace(job, memory=None if memory is None else parse_bytes(memory), restart=restart)
     options: dict[str, Any] = {"tile_size": tile_size, "mode": mode.value, "fast": fast}

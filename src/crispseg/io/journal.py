@@ -86,39 +86,39 @@ class RunFolder:
                 elif path.name != LOCK:
                     path.unlink()
         if journal.exists():
-            check_subject(journal, self._subject, self._output)
-        else:
-            write_subject(journal, self._subject)
+            check_subject(read_journal(journal), self._subject, self._output)
+            return
+        with atomic_path(journal) as temporary:
+            temporary.write_text(json.dumps(self._subject, indent=1), encoding="utf-8")
 
 
-def write_subject(journal: Path, subject: Mapping[str, Any]) -> None:
-    """Write down what a run is about.
+def read_journal(journal: Path) -> dict[str, Any]:
+    """What is written down of a run.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: it cannot be read.
     """
-    with atomic_path(journal) as temporary:
-        temporary.write_text(json.dumps(subject, indent=1), encoding="utf-8")
+    try:
+        return dict(json.loads(journal.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise InputError(f"{journal}: is damaged; begin again with --restart") from None
 
 
-def check_subject(journal: Path, subject: Mapping[str, Any], output: StrPath) -> None:
-    """Make sure that a run is about what is written down.
+def check_subject(before: Any, subject: Mapping[str, Any], output: StrPath) -> None:
+    """Make sure that a run is about what an earlier one was about.
 
     Args:
-        journal: of ``write_subject``.
+        before: what is written down of that.
         subject: name -> anything JSON knows.
         output: what the run makes.
 
     Raises:
-        InputError: it is about something else, or the journal cannot be read.
+        InputError: it is about something else.
     """
-    try:
-        before = dict(json.loads(journal.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        raise InputError(f"{journal}: is damaged; begin again with --restart") from None
+    known = before if isinstance(before, dict) else {}
     now = json.loads(json.dumps(subject))
-    changed = [name for name, value in now.items() if before.get(name) != value]
-    if changed or set(before) != set(now):
+    changed = [name for name, value in now.items() if known.get(name) != value]
+    if changed or set(known) != set(now):
         what = ", ".join(changed) or "what is done"
         raise InputError(
             f"{output}: was begun with another {what}; go on with the same, or begin again with "

@@ -171,7 +171,7 @@ def pasted(whole: Array, part: Array, box: Box) -> Array:
         return part
     quarter = AROUND_PX // 4
     rows, columns = (
-        axis_weights(*span, margin_px=quarter, ramp_px=2 * quarter) / np.float32(AXIS_WEIGHT)
+        axis_weights(*span, margin_px=quarter, ramp_px=2 * quarter).astype(np.float32) / AXIS_WEIGHT
         for span in ((box.y0, box.y1, size.height), (box.x0, box.x1, size.width))
     )
     result = whole.copy()

@@ -7,6 +7,7 @@ run. Tiles come in few sizes, so the same recording serves most of them.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ Result = TypeVar("Result", bound=tuple[Any, ...])
 Key = tuple[tuple[Any, ...], ...]
 
 log = logging.getLogger(__name__)
+turn = threading.RLock()
+"""One thread records or plays at a time: recordings have one set of inputs, and a process records
+one thing at a time."""
 
 
 class Recorded(NamedTuple):
@@ -55,28 +59,31 @@ class Recorder(Protocol):
 class CudaRecorder:
     """Records CUDA graphs.
 
-    They share their memory: one is played at a time, and its results are copied before the next.
+    Those of a device share their memory: one is played at a time, and its results are copied before
+    the next. They share a stream as well, for which libraries keep room of their own.
     """
 
     def __init__(self) -> None:
-        self._pool: Any = None
+        self._places: dict[torch.device, tuple[Any, torch.cuda.Stream]] = {}
 
     def __call__(self, run: Callable[[], Any], device: torch.device) -> Recorded:
         """See Recorder."""
         with torch.cuda.device(device):
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
+            if device not in self._places:
+                stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+                self._places[device] = torch.cuda.graph_pool_handle(), stream
+            pool, aside = self._places[device]
             stream = torch.cuda.current_stream()
-            aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             aside.wait_stream(stream)
-            with torch.cuda.stream(aside):
-                for _ in range(WARM_UP):
-                    run()
-            stream.wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
             # Other threads, which read and write files, may do as they like.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                result = run()
+            capture = torch.cuda.graph(graph, pool, aside, capture_error_mode="thread_local")
+            with torch.cuda.stream(aside):  # a capture that fails does not leave it
+                for _ in range(WARM_UP):
+                    run()
+                with capture:
+                    result = run()
+            stream.wait_stream(aside)
         return Recorded(graph.replay, result)
 
 
@@ -104,16 +111,37 @@ class Graphed:
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """What ``run`` returns, in memory of its own."""
+        """What ``run`` returns, in memory of its own.
+
+        Threads take turns; all are to launch on the same stream.
+        """
+        with turn, torch.inference_mode():
+            return self._found(inputs)
+
+    def _found(self, inputs: tuple[Tensor, ...]) -> Any:
         key = tuple((x.shape, x.stride(), x.dtype, x.device) for x in inputs)
         entry = self._entries.get(key) or self._recorded(key, inputs)
         if entry is None:
-            return self._run(*inputs)
+            return self._as_it_is(inputs)
         self._entries.move_to_end(key)
         for kept, given in zip(entry.inputs, inputs, strict=True):
             kept.copy_(given)
         entry.recorded.replay()
         return _copied(entry.recorded.result)
+
+    def _as_it_is(self, inputs: tuple[Tensor, ...]) -> Any:
+        try:
+            return self._run(*inputs)
+        except torch.OutOfMemoryError as error:
+            if not self._entries:
+                raise
+            self._give_up(error)  # recordings hold memory that nothing else can use
+        return self._run(*inputs)
+
+    def _give_up(self, error: RuntimeError) -> None:
+        log.warning("no CUDA graphs, every step is launched by itself: %s", error)
+        self._recorder = None
+        self._entries.clear()
 
     def _recorded(self, key: Key, inputs: tuple[Tensor, ...]) -> _Entry | None:
         if self._recorder is None:
@@ -125,9 +153,7 @@ class Graphed:
         try:
             recorded = self._recorder(lambda: self._run(*kept), inputs[0].device)
         except RuntimeError as error:
-            log.warning("no CUDA graphs, every step is launched by itself: %s", error)
-            self._recorder = None
-            self._entries.clear()
+            self._give_up(error)
             return None
         self._entries[key] = _Entry(kept, recorded)
         if len(self._entries) > MOST:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import NamedTuple, cast
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +96,14 @@ class SegmentationForm(nn.Module):
 
     @cached_property
     def _graphed(self) -> Graphed:
-        return Graphed(self.coarse)
+        coarse = WeakMethod(self.coarse)  # what is recorded goes with the network
+
+        def run(image: Tensor) -> Coarse:
+            method = coarse()
+            assert method is not None
+            return method(image)
+
+        return Graphed(run)
 
     def _finite(self, image: Tensor) -> Coarse:
         coarse: Coarse = (self._graphed if image.is_cuda else self.coarse)(image)

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "runtime": {"types", "io", "layers", "models", "tiling"},
     "refiners": {"types", "io", "layers", "models", "tiling", "runtime"},
     "segmenters": {"types", "layers", "models", "tiling", "runtime"},
-    "data": {"types", "io"},
+    "data": {"types", "io", "metrics"},
     "train": {"types", "io", "layers", "models", "data", "metrics", "runtime"},
     "preview": {"types"},
     "metrics": {"types"},

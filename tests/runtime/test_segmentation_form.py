@@ -15,8 +15,9 @@ from crispseg.models.pspnet import PSPNet
 from crispseg.models.resnet import ResNet
 from crispseg.models.segmentation import SegmentationModule
 from crispseg.runtime import arithmetic as arithmetics
+from crispseg.runtime.dilated import PhasesConv, TapsConv
 from crispseg.runtime.precision import BF16, BF16_WINOGRAD, DIRECT, EXACT, FP16
-from crispseg.runtime.segmenting import SegmentationForm, _Phases, _Taps, compile_segmentation
+from crispseg.runtime.segmenting import SegmentationForm, compile_segmentation
 
 SIZES = [(97, 129), (64, 83)]
 
@@ -179,14 +180,14 @@ def test_a_large_dilation_by_phases_and_by_taps(dilation: int, height: int, widt
     torch.manual_seed(0)
     conv = nn.Conv2d(16, 20, 3, padding=dilation, dilation=dilation)
     x = torch.randn(2, 16, height, width).contiguous(memory_format=torch.channels_last)
-    form = _Phases(conv)
+    form = PhasesConv(conv)
     expected = conv(x)
-    for found in (form._by_phases(x), _Taps(conv)(x), form(x)):
+    for found in (form._by_phases(x), TapsConv(conv)(x), form(x)):
         assert float((found - expected).abs().max()) < 1e-5
     assert form(x, relu=True).min() == 0
 
 
 def test_large_maps_go_by_phases_and_small_ones_by_taps() -> None:
-    form = _Phases(nn.Conv2d(16, 16, 3, padding=12, dilation=12))
+    form = PhasesConv(nn.Conv2d(16, 16, 3, padding=12, dilation=12))
     assert form._is_worth_it(128, 256)
     assert not form._is_worth_it(9, 12)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -87,6 +87,19 @@ def parse_limit(megapixels: float) -> int:
     if not 0 < megapixels < math.inf:  # written so that NaN fails too
         raise InputError(f"--max-megapixels must be a number above 0, not {megapixels:g}")
     return round(megapixels * 1e6)
+
+
+def refuse(context: typer.Context, names: Collection[str], only: str) -> None:
+    """Options on the command line, of these names, that would do nothing; they are for ``only``.
+
+    Raises:
+        InputError: one of them is given.
+    """
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name in names and source is not None and source.name == "COMMANDLINE":
+            off = option.secondary_opts if context.params[option.name] is False else ()
+            raise InputError(f"{[*off, *option.opts][0]} is for {only}")
 
 
 def check_outputs(outputs: Mapping[str, Path | None], suffixes: tuple[str, ...]) -> None:

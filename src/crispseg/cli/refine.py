@@ -31,9 +31,9 @@ from crispseg.cli.options import (
     check_outputs,
     parse_limit,
     progress_bar,
+    refuse,
 )
 from crispseg.cli.refine_method import (
-    VOID,
     IgnoreIndex,
     LabelsOption,
     Method,
@@ -43,7 +43,6 @@ from crispseg.cli.refine_method import (
     SegmenterOption,
     Weights,
     refine_by_method,
-    refuse,
 )
 from crispseg.io import (
     DEFAULT_MAX_PIXELS,
@@ -61,9 +60,16 @@ if TYPE_CHECKING:
     from crispseg.types import Image, Mask
 
 
-TILE_SIZE, TOLERANCE = 900, 0.5
-LABELS_ONLY = "label maps; say --labels"
+ONE_IMAGE_ONLY = ("roi", "region", "polygons", "memory", "preview", "confidence")
+CASCADE_ONLY = (
+    *(*ONE_IMAGE_ONLY, "fast", "mode", "tile_size", "batch_size", "workers", "precision"),
+    *("binary", "guard", "calibrated", "tolerance", "restart", "stop"),
+)
 
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="8-bit grey result, 0..255 = probability; or a folder."),
+]
 Roi = Annotated[
     str | None,
     typer.Option(help="Y0,X0,Y1,X1 in pixels, half-open: only this part may change."),
@@ -91,6 +97,7 @@ Tolerance = Annotated[
 
 
 def refine(
+    context: typer.Context,
     image: Annotated[
         Path, typer.Argument(help="Photo, its EXIF orientation is applied; or a folder of photos.")
     ],
@@ -101,17 +108,12 @@ def refine(
             "masks, named as the photos."
         ),
     ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", help="8-bit grey result, 0..255 = probability; or a folder."
-        ),
-    ],
+    output: Output,
     model: Annotated[
         str, typer.Option(help="Name (see `crispseg models`) or weights file.")
     ] = "cascadepsp-lite",
     fast: Fast = False,
-    tile_size: TileSize = TILE_SIZE,
+    tile_size: TileSize = 900,
     mode: ModeOption = Mode.default,
     binary: Annotated[bool, typer.Option("--binary", help="Write only 0 and 255.")] = False,
     device: Device = "auto",
@@ -128,13 +130,13 @@ def refine(
     restart: Restart = False,
     region: Region = None,
     polygons: Polygons = None,
-    tolerance: Tolerance = TOLERANCE,
+    tolerance: Tolerance = 0.5,
     stop: Stop = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
     labels: LabelsOption = False,
     method: MethodOption = Method.cascade,
-    ignore_index: IgnoreIndex = VOID,
+    ignore_index: IgnoreIndex = 255,
     segmenter: SegmenterOption = None,
     refinement: RefinementOption = None,
 ) -> None:
@@ -143,37 +145,28 @@ def refine(
     from crispseg.runtime.memory import parse_bytes  # noqa: PLC0415
 
     limit = None if max_megapixels is None else parse_limit(max_megapixels)
+    if not method.value.startswith("magnet"):
+        refuse(context, ("segmenter", "refinement"), "method magnet")
+    if not labels:
+        refuse(context, ("ignore_index",), "label maps; say --labels")
     if labels or method is not Method.cascade:
         if is_folder(image):
             raise InputError("--labels and --method take one image at a time, not a folder")
-        mask_only = {"--fast": fast, "--binary": binary, "--roi": roi, "--preview": preview}
-        mask_only |= {"--confidence": confidence, "--mode": mode is not Mode.default}
-        mask_only |= {"--memory": memory, "--region": region, "--polygons": polygons}
-        mask_only |= {"--no-guard": not guard, "--no-calibrated": not calibrated}
-        mask_only |= {"--workers": workers != 1, "--batch-size": batch_size != 1}
-        mask_only |= {"--tile-size": tile_size != TILE_SIZE, "--tolerance": tolerance != TOLERANCE}
-        if not labels:
-            refuse({"--ignore-index": ignore_index != VOID}, LABELS_ONLY)
-        refuse(mask_only | {"--restart": restart, "--stop": stop, "--precision": precision})
-        if not method.value.startswith("magnet"):
-            refuse({"--segmenter": segmenter, "--refinement": refinement}, "method magnet")
+        refuse(context, CASCADE_ONLY, "one object's mask and method cascade")
         by = MethodJob(image, mask, output, labels, method.value, limit or DEFAULT_MAX_PIXELS)
         weights = Weights(model, segmenter, refinement, device)
         refine_by_method(by, weights, ignore_index, quiet=quiet, as_json=as_json)
         return
-    refuse({"--segmenter": segmenter, "--refinement": refinement}, "method magnet")
-    refuse({"--ignore-index": ignore_index != VOID}, LABELS_ONLY)
     job = Job(image, mask, output, binary, _parse_roi(roi), region, polygons, tolerance)
     job = replace(job, memory=None if memory is None else parse_bytes(memory), restart=restart)
     options: dict[str, Any] = {"tile_size": tile_size, "mode": mode.value, "fast": fast}
     options |= {"device": device, "batch_size": batch_size, "workers": workers}
     options |= {"calibrated": calibrated, "guard": guard, "precision": precision}
     if is_folder(image):
-        one_only = {"--roi": roi, "--region": region, "--polygons": polygons, "--memory": memory}
-        refuse(one_only | {"--preview": preview, "--confidence": confidence}, "one image")
+        refuse(context, ONE_IMAGE_ONLY, "one image")
         refine_folder(job, model, options, limit, Told(stop, quiet, as_json))
         return
-    refuse({"--stop": stop}, "a folder")
+    refuse(context, ("stop",), "a folder")
     report = _refine_one(job, Outputs(output, confidence, preview), model, options, limit, quiet)
     if as_json:
         typer.echo(json.dumps(report))

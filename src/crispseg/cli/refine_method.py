@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -51,7 +50,6 @@ MethodOption = Annotated[
 LabelsOption = Annotated[
     bool, typer.Option("--labels", help="MASK is a label map: class numbers, not one object.")
 ]
-VOID = 255
 IgnoreIndex = Annotated[
     int, typer.Option(min=0, max=65535, help="Label of pixels without a class; they keep it.")
 ]
@@ -85,19 +83,6 @@ class Weights(NamedTuple):
     segmenter: str | None
     refinement: Path | None
     device: str
-
-
-def refuse(
-    options: Mapping[str, object], only: str = "one object's mask and method cascade"
-) -> None:
-    """Options that would do nothing; they are for ``only``.
-
-    Raises:
-        InputError: one of them is given.
-    """
-    for name, given in options.items():
-        if given:
-            raise InputError(f"{name} is for {only}")
 
 
 def refine_by_method(

@@ -24,8 +24,8 @@ from crispseg.cli.options import (
     check_outputs,
     parse_limit,
     progress_bar,
+    refuse,
 )
-from crispseg.cli.refine_method import refuse
 from crispseg.io import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from crispseg.models.zoo import DEFAULT_SEGMENTER
 from crispseg.types import InputError
@@ -75,6 +75,7 @@ Overlay = Annotated[
 
 
 def segment(
+    context: typer.Context,
     image: Annotated[
         Path,
         typer.Argument(
@@ -133,10 +134,11 @@ def segment(
         precision=precision.value,
     )
     if is_folder(image):
-        refuse({"--probabilities": probabilities, "--overlay": overlay}, "one image")
+        refuse(context, ("probabilities", "overlay"), "one image")
         told = Told(stop, quiet, as_json)
         segment_folder(image, output, load, max_pixels, told, restart=restart)
         return
+    refuse(context, ("stop",), "a folder")
     report = _segment_one(
         image,
         output,

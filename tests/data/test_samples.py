@@ -227,6 +227,17 @@ def test_regions_are_mistaken_before_the_mask_is_coarsened(cache_dir: Path) -> N
     assert 8 <= different <= 30  # half of 40, less the masks that no region could be taken from
 
 
+def test_faithful_masks_differ_by_a_pixel_or_two(cache_dir: Path) -> None:
+    exact = 0
+    samples = RefinerSamples(cache_dir, crop_size=SIZE, real_fraction=1.0, faithful_share=1.0)
+    for i in range(40):
+        coarse, truth = ((m[0] > 0.5).numpy() for m in samples[i][1:])
+        wrong = (coarse != truth).astype(np.uint8)
+        assert not cv2.erode(wrong, np.ones((5, 5), np.uint8)).any()
+        exact += not wrong.any()
+    assert 4 <= exact <= 25
+
+
 def test_faded_images_have_no_contrast_and_the_same_truth(cache_dir: Path) -> None:
     plain = RefinerSamples(cache_dir, crop_size=SIZE, real_fraction=1.0)
     faded = RefinerSamples(cache_dir, crop_size=SIZE, real_fraction=1.0, faded_share=1.0)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from crispseg.data.cache import Item, PixelCache
 from crispseg.data.compose import compose, expose
-from crispseg.data.perturb import degrade_mask, perturb_mask
+from crispseg.data.perturb import blur_slightly, degrade_mask, perturb_mask
 from crispseg.data.regions import mistake_regions
 from crispseg.data.seeded import SeededSamples
 from crispseg.data.transforms import jitter_colour
@@ -71,6 +71,8 @@ class RefinerSamples(SeededSamples[Sample]):
         region_share: share of coarse masks that lack a part of the object, or hold one of what is
             beside it, up to an edge in the image (``mistake_regions``), before ``coarse``: both
             errors together, so that one in twenty of these masks has an IoU below 0.5.
+        faithful_share: share of coarse masks that are right along most of their edge
+            (``blur_slightly`` instead of ``coarse``).
         faded_share: share of images with next to no contrast, or none.
 
     Raises:
@@ -90,6 +92,7 @@ class RefinerSamples(SeededSamples[Sample]):
         without: Iterable[str] = (),
         source_factors: Iterable[str] = (),
         region_share: float = 0.0,
+        faithful_share: float = 0.0,
         faded_share: float = 0.0,
     ) -> None:
         super().__init__(seed, length)
@@ -102,6 +105,7 @@ class RefinerSamples(SeededSamples[Sample]):
         self._backgrounds = self._cache.select("background", split, groups)
         self._crop_size = crop_size
         self._region_share, self._faded_share = region_share, faded_share
+        self._faithful_share = faithful_share
         ways: dict[str, Callable[[NDArray[np.bool_], np.random.Generator], NDArray[np.bool_]]] = {
             "mixed": coarsen,
             "network": functools.partial(coarsen, paper_share=0.2),
@@ -122,7 +126,8 @@ class RefinerSamples(SeededSamples[Sample]):
         mask = truth > 0.5
         if self._region_share and rng.random() < self._region_share:
             mask = mistake_regions(image, mask, rng)
-        coarse = self._coarsen(mask, rng)
+        faithful = bool(self._faithful_share) and rng.random() < self._faithful_share
+        coarse = blur_slightly(mask, rng) if faithful else self._coarsen(mask, rng)
         if self._faded_share and rng.random() < self._faded_share:
             image = fade(image, rng)
         return Sample(

@@ -35,6 +35,7 @@ class TrainConfig:
             of real pairs is drawn.
         region_share: share of coarse masks that lack a part of the object, or hold one of what is
             beside it, up to an edge in the image.
+        faithful_share: share of coarse masks that are right along most of their edge.
         faded_share: share of images with next to no contrast.
         without: groups of the data to leave out, for cross-validation.
         batch_size: samples in a step, of each process.
@@ -110,6 +111,7 @@ class TrainConfig:
     real_fraction: float = 0.3
     source_factors: tuple[str, ...] = ()
     region_share: float = 0.0
+    faithful_share: float = 0.0
     faded_share: float = 0.0
     without: tuple[str, ...] = ()
     batch_size: int = 12
@@ -170,7 +172,7 @@ REFINER_KEYS = frozenset(
     [
         *("coarse", "real_fraction", "source_factors", "without", "local_step_share"),
         *("own_coarse_share", "validate_count", "validate_crop_size"),
-        *("region_share", "faded_share"),
+        *("region_share", "faithful_share", "faded_share"),
     ]
 )
 SEGMENTER_KEYS = frozenset(
@@ -304,6 +306,7 @@ def _out_of_range(config: TrainConfig) -> str | None:
         and (bool(config.dataset) or config.crop_size % 16 == 0),
         "real_fraction": config.real_fraction <= 1,
         "region_share": config.region_share <= 1,
+        "faithful_share": config.faithful_share <= 1,
         "faded_share": config.faded_share <= 1,
         "batch_size": config.batch_size >= 1,
         "learning_rate": config.learning_rate > 0,

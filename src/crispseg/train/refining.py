@@ -62,6 +62,7 @@ class Refining:
             without=config.without,
             source_factors=config.source_factors,
             region_share=config.region_share,
+            faithful_share=config.faithful_share,
             faded_share=config.faded_share,
         )
 

@@ -79,7 +79,7 @@ def run(image: Path, output: Path, options: argparse.Namespace) -> int:
 def in_memory(folder: Path, *, stub: bool) -> tuple[np.ndarray, int]:
     """What the refiner makes of the whole image, in 8 bits, and its network runs."""
     from crispseg.io import read_image, read_mask
-    from crispseg.tiling.resample import bilinear_window
+    from crispseg.tiling.bilinear import bilinear_window
     from crispseg.types import Box, Size
 
     image = read_image(folder / "image.tif")

@@ -37,7 +37,7 @@ from crispseg.runtime.memory import (
     parse_bytes,
     plan_run,
 )
-from crispseg.tiling.resample import bilinear_window
+from crispseg.tiling.bilinear import bilinear_window
 from crispseg.types import Box, InputError, Size
 
 SIZE = Size(210, 300)

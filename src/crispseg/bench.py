@@ -28,9 +28,10 @@ from crispseg.refiners.local import covered, edges_of, tiling, window_around
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.runtime.device import processor_name
 from crispseg.runtime.memory import peak_mib
+from crispseg.tiling.area import resize_area
+from crispseg.tiling.bilinear import bilinear_window
 from crispseg.tiling.grid import fit_size, magnifications, plan_tiles
 from crispseg.tiling.pieces import bounding_box
-from crispseg.tiling.resample import bilinear_window, resize_area
 from crispseg.types import Box, Image, Mask, Size
 
 Clock = Callable[[], float]

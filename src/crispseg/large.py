@@ -43,7 +43,7 @@ from crispseg.runtime.memory import (
     keep_freed_memory,
     plan_run,
 )
-from crispseg.tiling.resample import fitting_mask
+from crispseg.tiling.bilinear import fitting_mask
 from crispseg.types import Box, InputError, Mask, Size
 
 FORMAT = 8

@@ -19,8 +19,8 @@ from crispseg.refiners.points import Budget
 from crispseg.refiners.progressive import ProgressiveRefiner, Stage
 from crispseg.refiners.scene import Way, check_labels
 from crispseg.segmenters.load import load_segmenter
+from crispseg.tiling.area import resize_area
 from crispseg.tiling.grid import fit_size
-from crispseg.tiling.resample import resize_area
 from crispseg.types import Image, InputError, Size, check_image
 
 MethodName = Literal["cascade", "divide", "magnet", "magnet-fast", "densecrf", "guided", "offset"]

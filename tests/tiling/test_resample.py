@@ -8,8 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from crispseg.io.windows import windows_of
-from crispseg.tiling import resample
-from crispseg.tiling.resample import bilinear_source, bilinear_window, resize_area
+from crispseg.tiling import area, bilinear
+from crispseg.tiling.area import resize_area
+from crispseg.tiling.bilinear import bilinear_source, bilinear_window
 from crispseg.types import Box, Size
 
 SHAPES = [((37, 53), (10, 7)), ((64, 64), (16, 16)), ((5, 900), (1, 13)), ((20, 20), (20, 20))]
@@ -59,7 +60,7 @@ def mixed_by_taps(array: np.ndarray, box: Box) -> np.ndarray:
     found = array.astype(np.float32)
     for axis, start, stop in ((-1, box.x0, box.x1), (-2, box.y0, box.y1)):
         length = array.shape[axis]
-        low, high, share = resample._bilinear_taps(length, 2 * length, start, stop)
+        low, high, share = bilinear._bilinear_taps(length, 2 * length, start, stop)
         near, far = found.take(low, axis), found.take(high, axis)
         found = near + (far - near) * (share if axis == -1 else share[:, None])
     return found
@@ -94,7 +95,7 @@ def test_twice_the_size_is_made_by_slices() -> None:
             whole = Size(*array.shape[-2:])
             source = bilinear_source(whole, size, box)
             part = array[..., *source.slices]
-            of_part = bilinear_window(part, size, box, resample.Part(whole, source))
+            of_part = bilinear_window(part, size, box, bilinear.Part(whole, source))
             np.testing.assert_array_equal(of_part, found)
 
 
@@ -102,7 +103,7 @@ def test_bands_of_a_window_join_without_a_trace(monkeypatch: pytest.MonkeyPatch)
     rng = np.random.default_rng(0)
     array, size, box = rng.random((2, 50, 40), dtype=np.float32), Size(131, 95), Box(7, 5, 130, 90)
     at_once = bilinear_window(array, size, box)
-    monkeypatch.setattr(resample, "BILINEAR_BAND_PX", 200)
+    monkeypatch.setattr(bilinear, "BILINEAR_BAND_PX", 200)
     np.testing.assert_array_equal(bilinear_window(array, size, box), at_once)
 
 
@@ -123,7 +124,7 @@ def test_averages_by_windows_are_those_of_the_whole(kind) -> None:
         box = Box(size.height // 3, 2, size.height, size.width - 1)
         for block in (Size(1, full.width), Size(16, 16), Size(7, 5)):
             for pixels in (1, 300, 1 << 15):
-                found = resample.AreaMean(full, size, box)
+                found = area.AreaMean(full, size, box)
                 for window in windows_of(Box(0, 0, *full), block, pixels):
                     found.add(window, whole[window.slices])
                 np.testing.assert_array_equal(found.result(), expected[box.slices])

@@ -47,9 +47,9 @@ from crispseg.refiners.roi import check_roi, context_of
 from crispseg.refiners.scene import Way, refine_scene
 from crispseg.runtime.device import resolve_device
 from crispseg.runtime.precision import Precision
+from crispseg.tiling.area import resize_area
 from crispseg.tiling.blend import RamMerger, merged_alone
 from crispseg.tiling.grid import magnifications, plan_tiles
-from crispseg.tiling.resample import resize_area
 from crispseg.tiling.sliding import TilePlan, run_tiles
 from crispseg.types import Box, Image, InputError, Mask, Size, check_image, check_mask
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.objects import Flags, dilate_square
+from crispseg.tiling.bilinear import Part, bilinear_source, bilinear_window
 from crispseg.tiling.blend import AXIS_WEIGHT, axis_weights
 from crispseg.tiling.grid import enlargement, even_tile
 from crispseg.tiling.pieces import bounding_box
-from crispseg.tiling.resample import Part, bilinear_source, bilinear_window
 from crispseg.types import Box, Size
 
 Array = NDArray[np.float32]

@@ -29,7 +29,7 @@ from crispseg.runtime.compiled import (
 from crispseg.runtime.device import best_format
 from crispseg.runtime.graphs import Graphed
 from crispseg.runtime.precision import DIRECT, choose
-from crispseg.tiling.resample import bilinear_window
+from crispseg.tiling.bilinear import bilinear_window
 from crispseg.types import Box, InputError, Size
 
 Array = NDArray[np.float32]

@@ -25,9 +25,9 @@ from crispseg.refiners.points import Budget, PointCollector, ScoreFactors
 from crispseg.refiners.running import RunningMap
 from crispseg.refiners.select import Floats, Positions, most_uncertain, points_to_take, uncertainty
 from crispseg.runtime.device import resolve_device
+from crispseg.tiling.area import resize_area
 from crispseg.tiling.blend import StripMerger
 from crispseg.tiling.grid import fit_size, plan_tiles
-from crispseg.tiling.resample import resize_area
 from crispseg.tiling.sliding import TilePlan, run_tiles
 from crispseg.types import Box, Image, InputError, Size, check_image
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crispseg.refiners.select import Floats, Positions
-from crispseg.tiling.resample import Part, bilinear_source, bilinear_window
+from crispseg.tiling.bilinear import Part, bilinear_source, bilinear_window
 from crispseg.types import Box, Size
 
 STRIP_PIXELS = 1 << 16

@@ -34,15 +34,10 @@ from crispseg.refiners.local import (
     tiling,
 )
 from crispseg.refiners.reach import within_reach
+from crispseg.tiling.area import BAND_PX, AreaMean, resize_area_window
+from crispseg.tiling.bilinear import Part, bilinear_source
 from crispseg.tiling.blend import VALUE_SCALE
 from crispseg.tiling.grid import magnifications
-from crispseg.tiling.resample import (
-    BAND_PX,
-    AreaMean,
-    Part,
-    bilinear_source,
-    resize_area_window,
-)
 from crispseg.tiling.stream import Grid, TileStream, fixed
 from crispseg.types import Box, InputError, Size
 

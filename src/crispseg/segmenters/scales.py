@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from crispseg.tiling.area import resize_area
+from crispseg.tiling.bilinear import Part, bilinear_source, bilinear_window
 from crispseg.tiling.blend import Values
 from crispseg.tiling.cells import CellMerger
-from crispseg.tiling.resample import Part, bilinear_source, bilinear_window, resize_area
 from crispseg.tiling.sliding import TilePlan, tile_steps
 from crispseg.types import Box, Image, Size
 

@@ -9,20 +9,17 @@ from hypothesis import strategies as st
 
 from crispseg.refiners.local import (
     CONTEXT_PX,
-    HALO_PX,
     MARGIN_PX,
-    REACH_PX,
     STEP_PX,
-    THIN_PX,
     Coarse,
     LocalInputs,
     box_of_edges,
     pasted,
     tiling,
-    undecided,
     window_around,
 )
 from crispseg.refiners.objects import dilate_square
+from crispseg.refiners.thin import HALO_PX, REACH_PX, THIN_PX, undecided
 from crispseg.tiling.grid import plan_tiles
 from crispseg.types import Box, Size
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from crispseg.io.windows import windows_of
 from crispseg.tiling import area, bilinear
 from crispseg.tiling.area import resize_area
-from crispseg.tiling.bilinear import bilinear_source, bilinear_window
+from crispseg.tiling.bilinear import bilinear_reach, bilinear_source, bilinear_window
 from crispseg.types import Box, Size
 
 SHAPES = [((37, 53), (10, 7)), ((64, 64), (16, 16)), ((5, 900), (1, 13)), ((20, 20), (20, 20))]
@@ -152,3 +152,22 @@ def test_half_the_size_is_the_mean_of_four_pixels() -> None:
         half = resize_area(array, Size(array.shape[0] // 2, array.shape[1] // 2))
         blocks = array.reshape(array.shape[0] // 2, 2, array.shape[1] // 2, 2, *array.shape[2:])
         np.testing.assert_allclose(half, blocks.mean(axis=(1, 3), dtype=np.float64), rtol=1e-7)
+
+
+def test_beyond_its_reach_a_box_has_no_weight() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        whole = Size(*(int(n) for n in rng.integers(1, 30, 2)))
+        size = Size(*(int(n * rng.uniform(1, 5)) for n in whole))
+        y0, x0 = (int(rng.integers(n)) for n in whole)
+        y1, x1 = int(rng.integers(y0, whole.height)) + 1, int(rng.integers(x0, whole.width)) + 1
+        source = np.zeros(whole, np.float32)
+        source[y0:y1, x0:x1] = 1
+        enlarged = bilinear_window(source, size, Box(0, 0, *size)) > 0
+        box = bilinear_reach(whole, size, Box(y0, x0, y1, x1))
+        outside = enlarged.copy()
+        outside[box.slices] = False
+        assert not outside.any()
+        seen = np.flatnonzero(enlarged.any(axis=1))
+        assert box.y0 >= seen[0] - 3
+        assert box.y1 <= seen[-1] + 4

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crispseg.refiners.network import CascadeNetwork
-from crispseg.refiners.objects import Flags, dilate_square
-from crispseg.tiling.bilinear import Part, bilinear_source, bilinear_window
+from crispseg.refiners.objects import Flags
+from crispseg.refiners.thin import undecided
+from crispseg.tiling.bilinear import Part, bilinear_reach, bilinear_source, bilinear_window
 from crispseg.tiling.blend import AXIS_WEIGHT, axis_weights
 from crispseg.tiling.grid import enlargement, even_tile
 from crispseg.tiling.pieces import bounding_box
@@ -21,10 +22,6 @@ from crispseg.types import Box, Size
 Array = NDArray[np.float32]
 
 UNCERTAIN = (0.05, 0.95)
-THIN_PX = 7
-REACH_PX = 3
-HALO_PX = 2 * (THIN_PX // 2) + REACH_PX
-"""How far ``undecided`` looks."""
 AROUND_PX, AROUND_SHARE = 32, 0.25
 """What is seen around an object, in pixels at least, and as a share of its size."""
 MARGIN_PX = 16
@@ -72,49 +69,6 @@ class Coarse:
         return replace(
             self, final=np.where(undecided(self.given, self.final), self.given, self.final)
         )
-
-
-def undecided(given: Array, final: Array) -> Flags:
-    """What is too thin for a magnification to decide whether it is there.
-
-    An object of one or two pixels, or a gap, looks like noise: a network takes it away, and no
-    later step could know that it was ever there. So what is narrower than ``THIN_PX`` may be moved
-    and reshaped here, but not lost: where less than half as much is left within ``REACH_PX``, the
-    given mask stays, for the next magnification to decide.
-
-    Args:
-        given: (h, w) share of each pixel that the caller's mask covers.
-        final: (h, w) refined probabilities.
-
-    Returns:
-        (h, w) bool. Pixels depend on those within ``HALO_PX``.
-    """
-    lost, half = np.zeros(given.shape, np.bool_), THIN_PX // 2
-    was, left = (np.rint(255 * share).astype(np.uint8) for share in (given, final))
-    for present, covered_by, found in ((given > 0, was, left), (given < 1, 255 - was, 255 - left)):
-        if present.any() and not present.all():
-            eroded = ~dilate_square(~present, half)
-            thin = present & ~dilate_square(eroded, half)
-            box = bounding_box(thin)
-            wide = box.grow(REACH_PX).clip(Size(*given.shape))
-            inner = box.shift(-wide.y0, -wide.x0).slices
-            enough = _within_reach(covered_by[wide.slices] * thin[wide.slices])[inner]
-            gone = 2 * _within_reach(found[wide.slices])[inner] < enough
-            lost[box.slices] |= thin[box.slices] & gone
-    return lost
-
-
-def _within_reach(values: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """(h, w) sums of what lies within ``REACH_PX``: whole numbers, exact in any order."""
-    sums = np.pad(values.astype(np.uint16), REACH_PX)
-    for axis in (0, 1):
-        lines = sums.swapaxes(0, axis)
-        length = len(lines) - 2 * REACH_PX
-        total = lines[:length].copy()
-        for offset in range(1, 2 * REACH_PX + 1):
-            total += lines[offset : offset + length]
-        sums = total.swapaxes(0, axis)
-    return sums
 
 
 def enlarged_by(given: Flags | Array, tile_size: int) -> int:
@@ -286,13 +240,14 @@ class LocalInputs:
     def look(self, tile: Box) -> Look:
         """A tile that has an edge: the network looks where it has, and around."""
         coarse, given = self._coarse.around(self._size, tile), self._given(tile)
-        enlarged = bilinear_window(coarse.final, self._size, tile, coarse.part)
         inner = self._that_count(tile).shift(-tile.y0, -tile.x0)
         at, y, x = inner.slices, inner.y0, inner.x0
         marked = edges_of(given[at] > 0.5)
         window = window_around(bounding_box(marked).shift(y, x), tile.size)
         seen_whole = window.size == tile.size  # more that is marked could not make it larger
+        enlarged = None
         if not seen_whole:
+            enlarged = bilinear_window(coarse.final, self._size, tile, coarse.part)
             marked |= _uncertain(enlarged[at])
         merged = merge_detail(coarse, given, self._size, tile, enlarged)
         if not seen_whole:
@@ -381,10 +336,18 @@ def merge_detail(
     Returns:
         (box.height, box.width) float32 in [0, 1].
     """
-    change = bilinear_window(coarse.final - coarse.given, size, box, coarse.part)
+    moved = coarse.final - coarse.given
+    result = given.copy()
+    inside = _moved_in(coarse, moved, size, box)
+    if not inside.height * inside.width:
+        return result
+    inner, near = inside.slices, inside.shift(box.y0, box.x0)
+    change = bilinear_window(moved, size, near, coarse.part)
     if enlarged is None:
-        enlarged = bilinear_window(coarse.final, size, box, coarse.part)
-    detailed = given + change
+        enlarged = bilinear_window(coarse.final, size, near, coarse.part)
+    else:
+        enlarged = enlarged[inner]
+    detailed = given[inner] + change
     np.clip(detailed, 0, 1, out=detailed)
     trust = np.abs(change, out=change)  # in place from here: new arrays cost more than sums
     trust *= -2
@@ -393,4 +356,13 @@ def merge_detail(
     detailed *= trust
     enlarged *= np.subtract(1, trust, out=trust)
     detailed += enlarged
-    return detailed
+    result[inner] = detailed
+    return result
+
+
+def _moved_in(coarse: Coarse, moved: Array, size: Size, box: Box) -> Box:
+    """The part of a window, in its own pixels, that anything ``moved`` has a weight in."""
+    part = coarse.part or Part(Size(*moved.shape), Box(0, 0, *moved.shape))
+    around = bounding_box(moved).shift(part.box.y0, part.box.x0)
+    reached = bilinear_reach(part.whole, size, around) if around.height else around
+    return reached.shift(-box.y0, -box.x0).clip(box.size)

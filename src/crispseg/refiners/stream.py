@@ -23,7 +23,6 @@ from crispseg.refiners.base import Progress
 from crispseg.refiners.cascade import MAX_RATIO, CascadeRefiner
 from crispseg.refiners.guard import CERTAINTY_SCALE, calibrate, sure_enough
 from crispseg.refiners.local import (
-    HALO_PX,
     MARGIN_PX,
     Array,
     Coarse,
@@ -34,6 +33,7 @@ from crispseg.refiners.local import (
     tiling,
 )
 from crispseg.refiners.reach import within_reach
+from crispseg.refiners.thin import HALO_PX
 from crispseg.tiling.area import BAND_PX, AreaMean, resize_area_window
 from crispseg.tiling.bilinear import Part, bilinear_source
 from crispseg.tiling.blend import VALUE_SCALE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,28 @@ def bilinear_source(whole: Size, size: Size, box: Box) -> Box:
     y0, y1 = _bilinear_span(whole.height, size.height, box.y0, box.y1)
     x0, x1 = _bilinear_span(whole.width, size.width, box.x0, box.x1)
     return Box(y0, x0, y1, x1)
+
+
+def bilinear_reach(whole: Size, size: Size, source: Box) -> Box:
+    """The part of an array resized to ``size`` outside of which ``source`` has no weight.
+
+    Args:
+        whole: size of the array.
+        size: of the resized array.
+        source: inside ``whole``.
+
+    Returns:
+        A box around all such pixels, a pixel or two wider.
+    """
+    spans = (
+        (math.floor((first - 0.5) * out / length) - 1, math.ceil((last + 0.5) * out / length) + 1)
+        for first, last, out, length in (
+            (source.y0, source.y1, size.height, whole.height),
+            (source.x0, source.x1, size.width, whole.width),
+        )
+    )
+    (y0, y1), (x0, x1) = spans
+    return Box(y0, x0, y1, x1).clip(size)
 
 
 def bilinear_window(

@@ -5,8 +5,8 @@ r"""Make the test sets of ``cascadepsp-lite``, as folders for ``crispseg evaluat
 
 (sources as in ``recipes/prepare_lite_data.py``). Every set is a folder with ``images/``,
 ``coarse/`` and ``truth/``; everything depends on file names and the seed alone. With
-``--validation``: what temperature and guard are fitted on, composites of training objects and the
-photographs that the test sets leave out.
+``--validation``: what temperature and guard are fitted on, composites of training objects, the
+photographs that the test sets leave out, and CamVid's objects of ten other pictures.
 
 * ``composites``: test objects on test backgrounds, square, 1024 to 3000 px, masks perturbed as the
   paper does until their IoU is 0.8 to 0.95; at full size for half of them, at 700 px and enlarged
@@ -64,6 +64,7 @@ SMALLEST, LARGEST = 1024, 3000
 PERTURBED_AT = 700
 CAMVID_OBJECTS = (2, 6, 8, 9, 10)  # pole, sign, car, pedestrian, bicyclist
 FRAME_STEP, CAMVID_STEP = 8, 5
+CAMVID_VALIDATION = 2, 10  # the third picture and every tenth from there: none of the test set
 SALIENCY_PX = 320
 
 
@@ -92,7 +93,7 @@ def main() -> None:
     write_photos(options, networks)
     if not options.validation and options.davis:
         write_davis(options, networks)
-    if not options.validation and options.camvid:
+    if options.camvid:
         write_camvid(options)
 
 
@@ -139,14 +140,15 @@ def write_davis(options: argparse.Namespace, networks: Networks) -> None:
 
 
 def write_camvid(options: argparse.Namespace) -> None:
-    """Objects of street scenes, their masks made coarse in two ways."""
-    for name, image, truth in camvid_objects(options.camvid):
+    """Objects of street scenes, their masks made coarse in two ways, for validation in one."""
+    first, step = CAMVID_VALIDATION if options.validation else (0, CAMVID_STEP)
+    for name, image, truth in camvid_objects(options.camvid, first, step):
         rng = np.random.default_rng((options.seed, zlib.crc32(name.encode())))
         for kind, coarse in (
             ("camvid", degrade_mask(truth, rng)),
             ("camvid6", low_resolution(truth, 6)),
         ):
-            if coarse.any():
+            if coarse.any() and not (options.validation and kind == "camvid6"):
                 write(options.out / kind, name, image, coarse, truth)
 
 
@@ -211,9 +213,11 @@ def enlarged(mask: NDArray[Any], shape: tuple[int, ...]) -> BoolMask:
     return np.asarray(cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_LINEAR) > 0.5)
 
 
-def camvid_objects(folder: Path) -> Iterator[tuple[str, Bytes, BoolMask]]:
-    """(name, image, mask) of every sizeable object of every fifth picture."""
-    for path, label_path in find_labelled(folder)[::CAMVID_STEP]:
+def camvid_objects(
+    folder: Path, first: int = 0, step: int = CAMVID_STEP
+) -> Iterator[tuple[str, Bytes, BoolMask]]:
+    """(name, image, mask) of every sizeable object of every fifth picture, or of others."""
+    for path, label_path in find_labelled(folder)[first::step]:
         image = np.array(Image.open(path).convert("RGB"))
         labels = np.array(Image.open(label_path))
         filled = fill_void(labels, CAMVID_VOID, reach=2)

@@ -144,6 +144,8 @@ def test_camvid_objects_are_named_by_picture_class_and_number(
     assert [(name, int(mask.sum())) for name, _, mask in found] == [
         (f"p{i}-{label}-{number}", area) for i in (0, 5) for label, number, area in per_picture
     ]
+    names = [name for name, *_ in recipe.camvid_objects(tmp_path, *recipe.CAMVID_VALIDATION)]
+    assert names == [f"p2-{label}-{number}" for label, number, _ in per_picture]
 
 
 def test_all_sets_are_folders_for_evaluate(

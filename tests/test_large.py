@@ -492,6 +492,22 @@ def test_tall_pictures_with_an_object_on_one_side_come_to_an_end(tmp_path, name)
     np.testing.assert_array_equal(pixels_of(tmp_path / name), wanted)
 
 
+@pytest.mark.parametrize("size", [(16, 4000), (16, 1000), (4000, 16), (8, 900), (40, 2500)])
+def test_long_pictures_are_as_in_memory(tmp_path, size) -> None:
+    """First looks that are longer than a tile, or at all of it, or that show nothing."""
+    grain = np.random.default_rng(5).integers(0, 256, (5, 500, 3), dtype=np.uint8)
+    image = grain.repeat(8, 0).repeat(8, 1)[: min(size), : max(size)]
+    mask = np.zeros(image.shape[:2], np.uint8)
+    mask[min(size) // 4 : -min(size) // 4, 100:700] = 255
+    if size[0] > size[1]:
+        image, mask = image.swapaxes(0, 1), mask.T
+    for pixels, file in ((image, "i.png"), (mask, "m.png")):
+        PIL.Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / file)
+    refine_large(Job(tmp_path / "i.png", tmp_path / "m.png", tmp_path / "o.npy"), refiner())
+    write_mask(tmp_path / "m.npy", refiner().run(image, mask).mask)
+    np.testing.assert_array_equal(np.load(tmp_path / "o.npy"), np.load(tmp_path / "m.npy"))
+
+
 def test_parts_of_rows_stay_in_one_band() -> None:
     writer = BandWriter(Mock(), Size(1100, 40), "u1")
     with pytest.raises(ValueError, match="more than one band"):

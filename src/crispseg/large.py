@@ -44,9 +44,10 @@ from crispseg.runtime.memory import (
     plan_run,
 )
 from crispseg.tiling.bilinear import fitting_mask
+from crispseg.tiling.grid import LEAST_SIDE_PX, first_long_side
 from crispseg.types import Box, InputError, Mask, Size
 
-FORMAT = 8
+FORMAT = 9
 """Of the run folder; raised when an older one can no longer be gone on with."""
 
 
@@ -211,7 +212,8 @@ class _Run:
         summary = Summary(self.size, 0, 0, 0, 0, 0, 0, ())
         if given_pixels in (0, possible_pixels):
             return self._write(self._flat(scene), summary)
-        if max(scene.size) <= self.refiner.tile_size:
+        first = first_long_side(scene.size, self.refiner.tile_size)
+        if first == max(scene.size) or min(scene.size) < LEAST_SIDE_PX:
             return self._write_small(scene, summary)
         cascade = StreamedCascade(
             *(self.refiner, scene, self.folder, self.exact, self.plan.at_once, self._after_run),

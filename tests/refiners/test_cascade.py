@@ -312,6 +312,30 @@ def test_extreme_shapes_give_a_mask(size) -> None:
     assert ((result >= 0) & (result <= 1)).all()
 
 
+def test_pictures_too_narrow_to_show_anything_keep_their_mask() -> None:
+    for size in ((1, 1), (11, 400), (3, 20000)):
+        mask = np.random.default_rng(0).random(size) > 0.4
+        mask[0, 0] = True
+        for image, given in ((photo(*size), mask), (photo(*size[::-1]), mask.T)):
+            result = random_refiner().run(image, given)
+            assert (result.mask == given).all()
+            assert result.network_runs == 0
+
+
+def test_the_first_look_at_a_long_picture_sees_more_than_a_few_rows() -> None:
+    seen = []
+
+    def look(image, seg):
+        seen.append(tuple(image.shape[-2:]))
+        return echo(image, seg)
+
+    mask = np.zeros((16, 3000), bool)
+    mask[4:12, 200:2800] = True
+    result = refiner(look).run(photo(16, 3000), mask)
+    assert seen[0] == (16, 3000)
+    assert (result.mask > 0.5).tolist() == mask.tolist()
+
+
 def test_sixteen_bit_images_give_the_result_of_eight_bit_ones() -> None:
     image, mask = photo(300, 400), disc(300, 400, 90, 150, 200)
     model = random_refiner(tile_size=256)

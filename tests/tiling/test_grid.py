@@ -12,6 +12,7 @@ from crispseg.tiling.grid import (
     axis_starts,
     enlargement,
     even_tile,
+    first_long_side,
     fit_size,
     magnifications,
     plan_tiles,
@@ -171,3 +172,30 @@ def test_a_shrunk_box_is_the_smallest_that_covers(y, x, side, factor) -> None:
     assert small.y0 * factor <= y < (small.y0 + 1) * factor
     assert (small.y1 - 1) * factor < y + side <= small.y1 * factor
     assert (small.x1 - 1) * factor < x + side + 3 <= small.x1 * factor
+
+
+def test_the_first_look_leaves_something_of_the_short_side() -> None:
+    for height, width, tile, long_side in (
+        (3000, 4000, 900, 900),
+        (100, 300, 900, 300),  # as it is
+        (128, 4000, 900, 1000),  # 32 of 128 rows
+        (16, 4909, 900, 4909),  # all of 16 rows: fewer pixels than in a tile
+        (64, 100_000, 900, 35_575),  # as many pixels as in a tile
+        (128, 4000, 128, 500),  # an eighth of a small tile
+        (1, 1, 900, 1),
+    ):
+        for size in (Size(height, width), Size(width, height)):
+            found = first_long_side(size, tile)
+            assert found == long_side
+            first = magnifications(size, found, 4)[0]
+            assert first.height * first.width <= tile**2 * 1.05
+
+
+@given(sizes, st.integers(128, 2000))
+def test_the_first_look_is_no_larger_than_a_tile_has_pixels(size, tile_size) -> None:
+    found = first_long_side(size, tile_size)
+    assert min(tile_size, max(size)) <= found <= max(size)
+    short = min(size) * found / max(size)
+    assert short * found <= tile_size**2 * 1.0001
+    if found > tile_size:
+        assert short <= min(32, tile_size // 8) + 1e-6

@@ -8,8 +8,7 @@ released package's own procedure. They differ where the published one loses edge
 * in the others the network sees the box around all of these, and some context (published: all);
 * detail of the given mask that the small global image cannot hold is kept where the global step
   agrees with the mask (``merge_detail``);
-* tiles blend with ramps, not with steps, and left-out tiles keep the coarse result, not a
-  binarised one;
+* tiles blend with ramps, and left-out tiles keep the coarse result, not a binarised one;
 * images more than ``MAX_RATIO`` times larger than a tile pass through magnifications in between;
 * the global step finds nothing far from what was given (``reach.py``);
 * images that fit a tile are enlarged by a whole number where their object is small; otherwise
@@ -49,7 +48,7 @@ from crispseg.runtime.device import resolve_device
 from crispseg.runtime.precision import Precision
 from crispseg.tiling.area import resize_area
 from crispseg.tiling.blend import RamMerger, merged_alone
-from crispseg.tiling.grid import magnifications, plan_tiles
+from crispseg.tiling.grid import LEAST_SIDE_PX, first_long_side, magnifications, plan_tiles
 from crispseg.tiling.sliding import TilePlan, run_tiles
 from crispseg.types import Box, Image, InputError, Mask, Size, check_image, check_mask
 
@@ -247,7 +246,8 @@ class CascadeRefiner:
                 batch_size=self.batch_size,
                 progress=progress,
             )
-        if not given.any() or (given.all() if valid is None else given[valid].all()):
+        has_edge = given.any() and not (given.all() if valid is None else given[valid].all())
+        if not has_edge or min(given.shape) < LEAST_SIDE_PX:
             return Refinement(given, (), 0, 0)
         factor = enlarged_by(given, self.tile_size)
         result = _Cascade(self, image, given, valid, progress).run(factor)
@@ -301,9 +301,9 @@ class _Cascade:
         return self._finished(self._at_full_size(coarse), planned)
 
     def _sizes(self, factor: int) -> list[Size]:
-        tile_size = self.refiner.tile_size
-        if max(self.size) > tile_size:
-            return magnifications(self.size, tile_size, MAX_RATIO)
+        first = first_long_side(self.size, self.refiner.tile_size)
+        if max(self.size) > self.refiner.tile_size:
+            return magnifications(self.size, first, MAX_RATIO)
         return [Size(factor * self.size.height, factor * self.size.width)]
 
     def _finished(self, mask: Mask, planned: int) -> Refinement:

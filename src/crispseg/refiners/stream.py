@@ -37,7 +37,7 @@ from crispseg.refiners.thin import HALO_PX
 from crispseg.tiling.area import BAND_PX, AreaMean, resize_area_window
 from crispseg.tiling.bilinear import Part, bilinear_source
 from crispseg.tiling.blend import VALUE_SCALE
-from crispseg.tiling.grid import magnifications
+from crispseg.tiling.grid import first_long_side, magnifications
 from crispseg.tiling.stream import Grid, TileStream, fixed
 from crispseg.types import Box, InputError, Size
 
@@ -128,7 +128,8 @@ class StreamedCascade:
 
     def run(self) -> Iterator[StripStore]:
         """Do the work; yields the store in work after each of its strips, the result's last."""
-        sizes = magnifications(self.scene.size, self.refiner.tile_size, MAX_RATIO)
+        first = first_long_side(self.scene.size, self.refiner.tile_size)
+        sizes = magnifications(self.scene.size, first, MAX_RATIO)
         if len(sizes) == 1:
             raise ValueError("the image fits a tile; refine it in memory")
         coarse = yield from self._global_step(sizes)

@@ -82,6 +82,26 @@ def fit_size(size: Size, long_side: int) -> Size:
     return Size(*(max(1, round(side * long_side / longest)) for side in size))
 
 
+LEAST_SIDE_PX = 12
+"""Pictures with a shorter side than this show a network nothing: of rows of photographs, masks of 8
+rows are as good refined as not, of 12 better, and of 6 and less next to nothing may be left."""
+SHORT_SIDE_PX = 32
+"""What the first look at a picture leaves of its short side, if it can: with 3 to 10 rows of
+pictures 5000 and more long it lost up to 30 points of IoU, with 24 none."""
+
+
+def first_long_side(size: Size, tile_size: int) -> int:
+    """Long side of the first magnification: a tile's; of a picture far longer than wide, more.
+
+    As much more as leaves ``SHORT_SIDE_PX`` (an eighth of a tile, if that is less) of the short
+    side, with no more pixels than a tile has. It fits the first look where that is its own.
+    """
+    longest, shortest = max(size), min(size)
+    wanted = min(SHORT_SIDE_PX, tile_size // 8, shortest) * longest // shortest
+    as_a_tile = int(tile_size * (longest / shortest) ** 0.5)
+    return min(max(tile_size, min(wanted, as_a_tile)), longest)
+
+
 def magnifications(size: Size, first_long_side: int, max_ratio: float) -> list[Size]:
     """Sizes from a first, small one up to the image's own.
 

@@ -232,3 +232,5 @@ def test_segmenting_a_folder(work, capsys) -> None:
     assert "begun with another flip" in capsys.readouterr().err
     assert cli.run(["segment", "in", "-o", "labels", "--overlay", "x.png"]) == 2
     assert "--overlay is for one image" in capsys.readouterr().err
+    assert cli.run(["segment", "in/a.jpg", "-o", "a.png", "--stop"]) == 2
+    assert "--stop is for a folder" in capsys.readouterr().err

@@ -33,7 +33,9 @@ def work(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("method", ["cascade", "divide", "densecrf", "guided", "offset"])
 def test_a_label_map_comes_out_as_one(method, work, model, capsys) -> None:
-    options = ("--labels", "--method", method, "--model", str(model), "-o", "out.png", "--json")
+    options = ["--labels", "--method", method, "-o", "out.png", "--json"]
+    if method in ("cascade", "divide"):
+        options += ["--model", str(model)]
     assert run(["refine", "image.png", "labels.png", *options]) == 0
     report = json.loads(capsys.readouterr().out)
     given, found = read_labels("labels.png"), read_labels("out.png")
@@ -102,6 +104,12 @@ def test_masks_can_be_refined_by_a_classical_method(work, capsys) -> None:
         (("mask.png", "--ignore-index", "3"), "--ignore-index is for label maps"),
         (("labels.png", "--labels", "--ignore-index", "-7"), "greater than or equal to 0"),
         (("mask.png", "--stop"), "--stop is for a folder"),
+        (("mask.png", "--tolerance", "3"), "--tolerance is for --polygons"),
+        (("mask.png", "--method", "guided", "--device", "cpu"), "--device is for methods with"),
+        (("mask.png", "--method", "guided", "--model", "x"), "--model is for methods cascade"),
+        (("mask.png", "--ignore-index", "255"), "--ignore-index is for label maps"),
+        (("labels.png", "--labels", "--guard"), "--guard is for one object's mask"),
+        (("labels.png", "--labels", "--workers", "1"), "--workers is for one object's mask"),
         (("mask.png", "--precision", "fp8"), "'--precision': 'fp8' is not one of"),
     ],
 )

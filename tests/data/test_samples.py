@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from crispseg.data.cache import CacheWriter, PixelCache
+from crispseg.data.perturb import blur_slightly
 from crispseg.data.regions import LEAST_IOU
 from crispseg.data.samples import RefinerSamples, Sample, coarsen
 from crispseg.metrics.boundary import intersection_over_union
@@ -236,6 +237,15 @@ def test_faithful_masks_differ_by_a_pixel_or_two(cache_dir: Path) -> None:
         assert not cv2.erode(wrong, np.ones((5, 5), np.uint8)).any()
         exact += not wrong.any()
     assert 4 <= exact <= 25
+
+
+def test_faithful_masks_keep_thin_objects() -> None:
+    for width in (1, 2, 3, 5):
+        bar = np.zeros((96, 96), bool)
+        bar[8:88, 40 : 40 + width] = True
+        for seed in range(60):
+            coarse = blur_slightly(bar, np.random.default_rng(seed))
+            assert intersection_over_union(coarse, bar) >= 0.5
 
 
 def test_faded_images_have_no_contrast_and_the_same_truth(cache_dir: Path) -> None:

@@ -34,6 +34,7 @@ from crispseg.cli.options import (
     refuse,
 )
 from crispseg.cli.refine_method import (
+    WITHOUT_NETWORK,
     IgnoreIndex,
     LabelsOption,
     Method,
@@ -145,14 +146,8 @@ def refine(
     from crispseg.runtime.memory import parse_bytes  # noqa: PLC0415
 
     limit = None if max_megapixels is None else parse_limit(max_megapixels)
-    if not method.value.startswith("magnet"):
-        refuse(context, ("segmenter", "refinement"), "method magnet")
-    if not labels:
-        refuse(context, ("ignore_index",), "label maps; say --labels")
+    _check_options(context, method, labels=labels)
     if labels or method is not Method.cascade:
-        if is_folder(image):
-            raise InputError("--labels and --method take one image at a time, not a folder")
-        refuse(context, CASCADE_ONLY, "one object's mask and method cascade")
         by = MethodJob(image, mask, output, labels, method.value, limit or DEFAULT_MAX_PIXELS)
         weights = Weights(model, segmenter, refinement, device)
         refine_by_method(by, weights, ignore_index, quiet=quiet, as_json=as_json)
@@ -172,6 +167,25 @@ def refine(
         typer.echo(json.dumps(report))
     elif not quiet:
         typer.echo(_sentence(report))
+
+
+def _check_options(context: typer.Context, method: Method, *, labels: bool) -> None:
+    """Options of other methods, and of other inputs, but for folders and single images."""
+    by_method = labels or method is not Method.cascade
+    if by_method and is_folder(context.params["image"]):
+        raise InputError("--labels and --method take one image at a time, not a folder")
+    if not method.value.startswith("magnet"):
+        refuse(context, ("segmenter", "refinement"), "method magnet")
+    if method not in (Method.cascade, Method.divide):
+        refuse(context, ("model",), "methods cascade and divide")
+    if method in WITHOUT_NETWORK:
+        refuse(context, ("device",), "methods with a network")
+    if not labels:
+        refuse(context, ("ignore_index",), "label maps; say --labels")
+    if by_method:
+        refuse(context, CASCADE_ONLY, "one object's mask and method cascade")
+    if context.params["polygons"] is None:
+        refuse(context, ("tolerance",), "--polygons")
 
 
 def _refine_one(

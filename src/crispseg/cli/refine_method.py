@@ -37,6 +37,7 @@ class Method(StrEnum):
     offset = "offset"
 
 
+WITHOUT_NETWORK = (Method.densecrf, Method.guided, Method.offset)
 MethodOption = Annotated[
     Method,
     typer.Option(

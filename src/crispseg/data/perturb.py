@@ -162,14 +162,15 @@ def degrade_mask(
 def blur_slightly(mask: BoolMask, rng: np.random.Generator) -> BoolMask:
     """What a network that has understood the object makes of it, with fine cells.
 
-    As it is (0.3), in cells of 2 to 4 px (0.45), or its corners rounded a little (0.25).
+    As it is (0.3), in cells of 2 to 4 px (0.45), or its corners rounded a little (0.25); as it is
+    too if that would lose the object (IoU below 0.5).
     """
     way = rng.random()
     if way < 0.3:
         return mask.copy()
-    if way < 0.75:
-        return lower_resolution(mask, rng, 0.125)
-    return round_corners(mask, rng, 0.25)
+    blur, severity = (lower_resolution, 0.125) if way < 0.75 else (round_corners, 0.25)
+    coarse = blur(mask, rng, severity)
+    return coarse if intersection_over_union(coarse, mask) >= 0.5 else mask.copy()
 
 
 def lose_thin_parts(mask: BoolMask, rng: np.random.Generator, severity: float = 1.0) -> BoolMask:

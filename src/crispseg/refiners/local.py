@@ -337,7 +337,7 @@ def merge_detail(
         (box.height, box.width) float32 in [0, 1].
     """
     moved = coarse.final - coarse.given
-    result = given.copy()
+    result = given.astype(np.float32)  # a copy
     inside = _moved_in(coarse, moved, size, box)
     if not inside.height * inside.width:
         return result

@@ -159,7 +159,7 @@ class CompiledPSPNet(SegmentationForm):
     def coarse(self, image: Tensor) -> Coarse:
         """See SegmentationForm."""
         size = (image.shape[-2], image.shape[-1])
-        x = image.contiguous(memory_format=torch.channels_last)
+        x = image.float().contiguous(memory_format=torch.channels_last)
         x = self.classifier(self.head(self.trunk(x)))
         return Coarse(x.float(), size, self.align_corners)
 
@@ -186,7 +186,7 @@ class CompiledDeepLabV3(SegmentationForm):
         if self.pad:
             image = pad_to_multiple(image, self.stride, 0.0, plus=int(self.align_corners))
         size = (image.shape[-2], image.shape[-1])
-        x = image.contiguous(memory_format=torch.channels_last)
+        x = image.float().contiguous(memory_format=torch.channels_last)
         x = self.aspp(self.trunk(x))
         if self.extra is not None:
             x = self.extra(x, relu=True)

@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "cli": {
         *("__init__", "types", "io", "models", "refiners", "train", "preview", "pipeline"),
         *("evaluation", "segmenters", "data", "large", "runtime", "methods", "batch", "bench"),
-        "large_labels",
+        *("large_labels", "tiling"),
     },
     "__main__": {"cli"},
 }

@@ -91,6 +91,18 @@ def test_empty_and_full_masks_stay_as_they_are(work, model) -> None:
         assert (shown("out.png") == value).all()
 
 
+def test_a_picture_too_narrow_to_refine_is_told(work, model, capsys) -> None:
+    pixels, rough = np.asarray(Image.open("photo.jpg"))[:9], np.asarray(Image.open("mask.png"))
+    at = int(np.flatnonzero(rough.any(axis=1))[5])
+    Image.fromarray(pixels).save("narrow.png")
+    Image.fromarray(rough[at : at + 9]).save("rows.png")
+    for fast in ([], ["--fast"]):
+        assert refine(model, "narrow.png", "rows.png", "-o", "out.png", *fast) == 0
+        assert "refining takes 12 pixels on each side" in capsys.readouterr().out
+    assert refine(model, "photo.jpg", "mask.png", "-o", "out.png") == 0
+    assert "refining takes" not in capsys.readouterr().out
+
+
 def test_a_mask_without_an_object_is_told(work, model, capsys) -> None:
     labels = np.arange(12, dtype=np.uint8).repeat(SIZE[1])[: SIZE[1] * SIZE[0]]
     Image.fromarray(np.resize(labels, SIZE)).save("labels.png")

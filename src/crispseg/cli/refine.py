@@ -53,6 +53,7 @@ from crispseg.io import (
     write_mask,
 )
 from crispseg.io.sinks import check_sink
+from crispseg.tiling.grid import LEAST_SIDE_PX
 from crispseg.types import Box, InputError
 
 if TYPE_CHECKING:
@@ -295,11 +296,13 @@ def _sentence(report: Mapping[str, Any]) -> str:
     places = report["kept_places"]
     kept = f"; {places} changes not trusted and undone" if places else ""
     empty = "; the mask has no pixel above one half" if not report["foreground_before"] else ""
+    narrow = report["mode"] == "default" and min(report["height"], report["width"]) < LEAST_SIDE_PX
+    small = f"; refining takes {LEAST_SIDE_PX} pixels on each side" if narrow else ""
     return (
         f"{report['output']}: {report['changed_pixels']:,} of "
         f"{report['height'] * report['width']:,} pixels changed "
         f"({100 * report['changed_fraction']:.2f} %), "
-        f"{tiles}{report['seconds']:.1f} s on {report['device']}{kept}{empty}"
+        f"{tiles}{report['seconds']:.1f} s on {report['device']}{kept}{empty}{small}"
     )
 
 

@@ -151,7 +151,8 @@ lengths = st.integers(1, 1300)
 def test_windows_hold_what_is_marked_and_what_is_around(tile: Size, corners) -> None:
     y0, y1 = sorted(round(c * tile.height) for c in corners[:2])
     x0, x1 = sorted(round(c * tile.width) for c in corners[2:])
-    marked = Box(y0, x0, max(y1, y0 + 1), max(x1, x0 + 1)).clip(tile)
+    y0, x0 = min(y0, tile.height - 1), min(x0, tile.width - 1)
+    marked = Box(y0, x0, max(y1, y0 + 1), max(x1, x0 + 1))
     window = window_around(marked, tile)
     assert window.clip(tile) == window
     wanted = marked.grow(CONTEXT_PX).clip(tile)

@@ -128,27 +128,40 @@ class LiteRefinementModule(CascadeModule):
             coarse_s8: (N, 1, H, W) in [-1, 1] or None: stands for the first run's result.
             coarse_s4: (N, 1, H, W) in [-1, 1] or None: stands for the second run's result.
         """
-        height, width = image.shape[-2:]
+        height, width = seg.shape[-2:]
         given = (seg, coarse_s8, coarse_s4)
         masks = [None if m is None else pad_to_multiple(m, STRIDE, -1.0) for m in given]
-        image = pad_to_multiple(image, STRIDE, 0.0)
+        image = self.padded(image)
         logits = self.run_cascade(image, cast(Tensor, masks[0]), *masks[1:])
         return CascadeLogits(
             *(None if x is None else x[..., :height, :width] for x in logits)  # type: ignore[arg-type]
         )
 
+    def padded(self, image: Tensor) -> Tensor:
+        """An image of any size with zeros behind, as ``encode_image`` takes it."""
+        return pad_to_multiple(image, STRIDE, 0.0)
+
     def encode_image(self, image: Tensor) -> list[Tensor]:
         """What the decoder takes of the image at strides 2, 4, 8, 16, 32."""
-        first, second, third, *_, fourth, last = self.trunk(image)
+        return self.encode_blocks(F.pixel_unshuffle(image, 2), self.trunk(image))
+
+    def encode_blocks(self, blocks: Tensor, features: list[Tensor]) -> list[Tensor]:
+        """As ``encode_image``, of the trunk's features.
+
+        Args:
+            blocks: (N, 12, H/2, W/2) the image's blocks of 2x2 pixels.
+            features: what the trunk finds in it.
+        """
+        first, second, third, *_, fourth, last = features
         normed = [
             norm(x)
             for norm, x in zip(self.norms, (first, second, third, fourth, last), strict=True)
         ]
         deep = [lateral(x) for lateral, x in zip(self.laterals, normed[2:], strict=True)]
-        blocks = torch.cat([normed[0], F.pixel_unshuffle(image, 2).to(normed[0].dtype)], dim=1)
+        shallow = torch.cat([normed[0], blocks.to(normed[0].dtype)], dim=1)
         fuses = (self.fuse_2, self.fuse_4, self.fuse_8, self.fuse_16, self.fuse_32)
-        features = (blocks, normed[1], *deep)
-        return [fuse.of_image(x) for fuse, x in zip(fuses, features, strict=True)]
+        given = (shallow, normed[1], *deep)
+        return [fuse.of_image(x) for fuse, x in zip(fuses, given, strict=True)]
 
     def to_stride8(self, shared: list[Tensor], *masks: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Decoder down to stride 8: its output, and the encoded masks at strides 2, 4, ..., 32."""

@@ -310,10 +310,9 @@ class _Cascade:
         return Refinement(mask, tuple(self.boxes), planned, self.runs)
 
     def _image_at(self, size: Size) -> Callable[[Box], Tensor]:
-        """Windows of the image at ``size``, averaged or enlarged: (1, 3, h, w) normalised."""
-        if max(size) > max(self.size):  # normalised first: fewer pixels
-            planes = self.network.planes(self.image, self.peak)
-            return lambda box: self.network.enlarged(planes, size, box)
+        """Windows of the image at ``size``, averaged or enlarged, as the network takes them."""
+        if max(size) > max(self.size):
+            return self.network.enlarged(self.image, self.peak, size)
         image = self.image if size == self.size else resize_area(self.image, size)
         return lambda box: self.network.image_tensor(image[box.slices], self.peak)
 

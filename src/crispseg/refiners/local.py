@@ -270,7 +270,7 @@ class LocalInputs:
 
         Args:
             tiles: of this magnification.
-            pixels: window of the image at this magnification, (1, 3, h, w) normalised.
+            pixels: window of the image at this magnification, as ``network`` takes it.
             network: that looks at them.
 
         Returns:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from crispseg.layers.blocks import pad_to_multiple
 from crispseg.models.cascadepsp import CascadeModule
 from crispseg.models.weights import LoadedModel
+from crispseg.refiners.doubled import DoubledImage
 from crispseg.runtime.arithmetic import Arithmetic
 from crispseg.runtime.compiled import (
     CascadeForm,
@@ -25,6 +26,7 @@ from crispseg.runtime.compiled import (
     PlainForm,
     compile_cascade,
     is_published,
+    takes_blocks,
 )
 from crispseg.runtime.device import best_format
 from crispseg.runtime.graphs import Graphed
@@ -35,6 +37,7 @@ from crispseg.types import Box, InputError, Size
 Array = NDArray[np.float32]
 
 STRIDE = 32  # sizes that every CascadePSP network takes
+RGB = 3
 
 
 class CascadeNetwork:
@@ -92,6 +95,7 @@ class CascadeNetwork:
             self.arithmetic += ", decoded where open"
         self._is_half = chosen is not None and chosen.dtype is torch.float16
         self._form, self._format = self._compiled(chosen)
+        self._takes_blocks = takes_blocks(self._form)
         self._pass: Callable[..., Finals] = self._form
         if device.type == "cuda" and chosen is not None:
             self._pass = Graphed(self._form)
@@ -126,11 +130,26 @@ class CascadeNetwork:
             result[:] = self.planes(image, peak)
         return torch.from_numpy(result[None])
 
-    @staticmethod
-    def enlarged(planes: Array, size: Size, box: Box) -> Tensor:
-        """``box`` of ``planes`` resized to ``size``: (1, 3, h, w) as ``image_tensor`` has it."""
-        result = bilinear_window(planes, size, box, out=_channels_last(box.size))
-        return torch.from_numpy(result[None])
+    def enlarged(
+        self, image: NDArray[np.generic], peak: float, size: Size
+    ) -> Callable[[Box], Tensor]:
+        """Windows of an image at a larger ``size``, as ``probabilities`` takes them.
+
+        Args:
+            image: (h, w, 3) in 0..``peak``.
+            peak: of its dtype.
+            size: whole multiples of its own.
+        """
+        height, width = image.shape[:2]
+        if self._takes_blocks and size == (2 * height, 2 * width):
+            return DoubledImage(self.image_tensor(image, peak)).blocks
+        planes = self.planes(image, peak)  # normalised first: fewer pixels
+
+        def window(box: Box) -> Tensor:
+            pixels = bilinear_window(planes, size, box, out=_channels_last(box.size))
+            return torch.from_numpy(pixels[None])
+
+        return window
 
     def planes(self, image: NDArray[np.generic], peak: float) -> Array:
         """(h, w, 3) in 0..``peak`` -> (3, h, w) float32, normalised."""
@@ -148,7 +167,7 @@ class CascadeNetwork:
         """Run the cascade on samples; off the CPU, those of one size in a row are one batch.
 
         Args:
-            images: (1, 3, h, w) normalised tensors.
+            images: (1, 3, h, w) normalised tensors, or what ``enlarged`` gives of them.
             masks: for each image the given mask (h, w) in [-1, 1] and, for the local step, the
                 coarse result that stands for the first run's.
             channels: 2, or 1 where nobody asks for stride 4.
@@ -225,9 +244,12 @@ class CascadeNetwork:
 
     @torch.inference_mode()
     def _run(self, image: Tensor, masks: Sequence[Tensor], channels: int) -> Array:
-        height, width = image.shape[-2:]
+        height, width = masks[0].shape[-2:]
         # The image is padded with 0 after normalisation, masks with background (released code).
-        padded = [self._place(self._pad(image, 0.0))]
+        is_blocks = image.shape[1] != RGB
+        padded = [
+            self._place(pad_to_multiple(image, 4, 0.0) if is_blocks else self._pad(image, 0.0))
+        ]
         padded += [self._place(self._pad(mask, -1.0)) for mask in masks]
         found = self._finite(self._pass(*padded), lambda form: form(*padded))
         result = image.new_empty(len(image), channels, height, width, device=self.device)

@@ -31,7 +31,7 @@ from crispseg.models.cascadepsp import CascadeModule, RefinementModule, UpBlock
 from crispseg.models.cascadepsp_lite import LiteRefinementModule
 from crispseg.models.resnet import Bottleneck, ResNet
 from crispseg.runtime.arithmetic import Arithmetic
-from crispseg.runtime.compiled_lite import compile_lite
+from crispseg.runtime.compiled_lite import LiteForm
 from crispseg.runtime.fold import fold_norm, like, part_of_norm
 from crispseg.runtime.residual import ResidualForm, has_bottlenecks
 from crispseg.runtime.rows import PointConv, doubled, rows_of
@@ -131,7 +131,7 @@ def compile_cascade(
     if is_published(module):
         return CompiledRefinement(cast(RefinementModule, module), arithmetic, everywhere).eval()
     if type(module) is LiteRefinementModule and arithmetic.dtype is torch.float32:
-        return PlainForm(compile_lite(module))
+        return PlainForm(LiteForm(module))
     return PlainForm(module, arithmetic.dtype)
 
 
@@ -139,6 +139,11 @@ def is_published(module: nn.Module) -> bool:
     """Whether a network is the published one, on any ResNet of bottlenecks with a plain stem."""
     trunk = module.trunk if type(module) is RefinementModule else None
     return has_bottlenecks(trunk) and isinstance(cast(ResNet, trunk).conv1, nn.Conv2d)
+
+
+def takes_blocks(form: CascadeForm) -> bool:
+    """Whether an image may come in blocks of 2x2 pixels, (N, 12, H/2, W/2)."""
+    return isinstance(form, PlainForm) and isinstance(form.module, LiteForm)
 
 
 def _convert(module: nn.Module, dtype: torch.dtype) -> None:

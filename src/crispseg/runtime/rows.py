@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crispseg.runtime.fused import convolve, fuses
+
 Rows = Callable[[int, int], Tensor]
 """``rows(y0, y1)``: rows y0 <= y < y1 of a feature map, (N, C, y1 - y0, W)."""
 
@@ -146,6 +148,33 @@ class DirectConv(RowConv):
         weight = conv.weight.detach().contiguous(memory_format=self.format)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = own(conv.bias)
+
+    def from_rows(
+        self,
+        rows: Rows,
+        like: Tensor,
+        size: tuple[int, int],
+        *,
+        relu: bool = False,
+        add: Rows | None = None,
+        into: Tensor | None = None,
+    ) -> Tensor:
+        """See RowConv; where there is but one band, the library adds and ends with a ReLU too."""
+        height, sums = size[0], [s for s in (add, into) if s is not None]
+        is_last = self.format is torch.channels_last
+        is_whole = self.band_height(like, size) >= height
+        if len(sums) > 1 or not (is_last and is_whole and fuses(like)):
+            return super().from_rows(rows, like, size, relu=relu, add=add, into=into)
+        return convolve(
+            rows(0, height),
+            self.weight,
+            self.bias,
+            padding=self.dilation,
+            dilation=self.dilation,
+            activation="relu" if relu else "none",
+            add=add(0, height) if add else into,
+            in_place=into is not None,
+        )
 
     def band_height(self, like: Tensor, size: tuple[int, int]) -> int:
         """See RowConv. Anywhere but on a CPU all rows: bands would only keep a GPU waiting."""

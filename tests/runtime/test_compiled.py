@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from crispseg.models import resnet
 from crispseg.models.build import build
@@ -14,6 +15,7 @@ from crispseg.models.cascadepsp import RefinementModule
 from crispseg.runtime import arithmetic as arithmetics
 from crispseg.runtime.arithmetic import Arithmetic
 from crispseg.runtime.compiled import CompiledRefinement, PlainForm, compile_cascade
+from crispseg.runtime.compiled_lite import LiteForm
 from crispseg.runtime.winograd import WinogradConv, WinogradRowConv
 from crispseg.types import Box
 from lively import lively
@@ -104,6 +106,18 @@ def test_the_bundled_architecture_gives_the_same(size) -> None:
             torch.testing.assert_close(ours.sigmoid(), theirs.sigmoid(), atol=1e-4, rtol=0)
     norms = [layer for layer in form.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert len(norms) == 2 < sum(isinstance(m, nn.BatchNorm2d) for m in module.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.inference_mode()
+def test_blocks_of_masks_are_those_of_pixel_unshuffle(dtype) -> None:
+    form = LiteForm(build("cascadepsp-lite"))
+    masks = [torch.rand((2, 1, 64, 96), dtype=dtype) for _ in range(3)]
+    masks[0] = masks[0].contiguous(memory_format=torch.channels_last)
+    masks[1] = torch.rand((2, 3, 80, 96), dtype=dtype)[:, 1:2, 16:]
+    for count in (1, 2, 3):
+        expected = F.pixel_unshuffle(torch.cat(masks[:count], dim=1), 2)
+        assert torch.equal(form.mask_blocks(*masks[:count]), expected)
 
 
 @pytest.mark.parametrize("box", [Box(7, 8, 12, 15), Box(0, 20, 9, 33), Box(18, 3, 25, 9)], ids=str)

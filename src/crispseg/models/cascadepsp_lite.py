@@ -163,9 +163,13 @@ class LiteRefinementModule(CascadeModule):
         given = (shallow, normed[1], *deep)
         return [fuse.of_image(x) for fuse, x in zip(fuses, given, strict=True)]
 
+    def mask_blocks(self, *masks: Tensor) -> Tensor:
+        """Masks (N, 1, H, W) -> (N, 12, H/2, W/2), their blocks of 2x2 pixels."""
+        return F.pixel_unshuffle(torch.cat(masks, dim=1), 2)
+
     def to_stride8(self, shared: list[Tensor], *masks: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Decoder down to stride 8: its output, and the encoded masks at strides 2, 4, ..., 32."""
-        x = F.pixel_unshuffle(torch.cat(masks, dim=1), 2)
+        x = self.mask_blocks(*masks)
         encoded = [x]
         for conv in self.masks:
             x = F.relu(conv(x), inplace=True)

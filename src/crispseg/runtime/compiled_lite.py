@@ -64,6 +64,18 @@ class LiteForm(LiteRefinementModule):
         blocks = blocks_of(image) if image.shape[1] == RGB else image
         return self.encode_blocks(blocks, self.trunk(blocks))
 
+    def mask_blocks(self, *masks: Tensor) -> Tensor:
+        """See LiteRefinementModule; channels last. Two pixels side by side move as one number."""
+        if masks[0].dtype is not torch.float32:
+            return super().mask_blocks(*masks)
+        n, _, height, width = masks[0].shape
+        room = (n, height // 2, width // 2, len(masks), 2)
+        blocks = torch.empty(room, dtype=torch.int64, device=masks[0].device)
+        for i, mask in enumerate(masks):
+            pairs = mask.contiguous().view(torch.int64).view(n, height // 2, 2, width // 2)
+            blocks[..., i, :] = pairs.transpose(2, 3)
+        return blocks.view(torch.float32).flatten(3).permute(0, 3, 1, 2)
+
 
 def blocks_of(image: Tensor) -> Tensor:
     """(N, C, H, W), even sizes -> (N, 4 C, H/2, W/2), channels last: 2x2 pixels as channels."""

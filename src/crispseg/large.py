@@ -47,7 +47,7 @@ from crispseg.tiling.bilinear import fitting_mask
 from crispseg.tiling.grid import LEAST_SIDE_PX, first_long_side
 from crispseg.types import Box, InputError, Mask, Size
 
-FORMAT = 9
+FORMAT = 10
 """Of the run folder; raised when an older one can no longer be gone on with."""
 
 

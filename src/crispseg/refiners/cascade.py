@@ -10,7 +10,8 @@ released package's own procedure. They differ where the published one loses edge
   agrees with the mask (``merge_detail``);
 * tiles blend with ramps, and left-out tiles keep the coarse result, not a binarised one;
 * images more than ``MAX_RATIO`` times larger than a tile pass through magnifications in between;
-* the global step finds nothing far from what was given (``reach.py``);
+* the global step finds nothing far from what was given, and looks again where it changed much
+  (``reach.py``, ``whole.py``);
 * images that fit a tile are enlarged by a whole number where their object is small; otherwise
   the local step looks around the object's edges at twice the size (section 3.3: not at all).
 """
@@ -41,9 +42,9 @@ from crispseg.refiners.local import (
 )
 from crispseg.refiners.network import CascadeNetwork
 from crispseg.refiners.published import refine_published
-from crispseg.refiners.reach import within_reach
 from crispseg.refiners.roi import check_roi, context_of
 from crispseg.refiners.scene import Way, refine_scene
+from crispseg.refiners.whole import look_at_whole
 from crispseg.runtime.device import resolve_device
 from crispseg.runtime.precision import Precision
 from crispseg.tiling.area import resize_area
@@ -325,9 +326,9 @@ class _Cascade:
 
     def _global_step(self, size: Size, channels: int) -> Coarse:
         tensor, given = self._image_at(size)(Box(0, 0, *size)), self._given_at(size)
-        [values] = self.network.probabilities([tensor], [[given * 2 - 1]], channels)
-        values = within_reach(given, values)
-        self._count(1, 1)
+        values = look_at_whole(
+            self.network, tensor, given, channels, after_run=lambda: self._count(1, 1)
+        )
         return Coarse(given, values[0], values[-1])
 
     def _at_full_size(self, coarse: Coarse) -> Mask:

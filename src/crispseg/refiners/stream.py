@@ -32,8 +32,8 @@ from crispseg.refiners.local import (
     settled,
     tiling,
 )
-from crispseg.refiners.reach import within_reach
 from crispseg.refiners.thin import HALO_PX
+from crispseg.refiners.whole import look_at_whole
 from crispseg.tiling.area import BAND_PX, AreaMean, resize_area_window
 from crispseg.tiling.bilinear import Part, bilinear_source
 from crispseg.tiling.blend import VALUE_SCALE
@@ -155,12 +155,17 @@ class StreamedCascade:
         if not store.strips:
             given = self._soft(size, Box(0, 0, *size))
             tensor = self.refiner.network.image_tensor(self._read_once(sizes), self._peak)
-            [values] = self.refiner.network.probabilities([tensor], [[given * 2 - 1]])
-            final, stride4 = within_reach(given, values)
+            final, stride4 = look_at_whole(
+                self.refiner.network,
+                tensor,
+                given,
+                after_run=lambda: self._count(Box(0, 0, *size)),
+            )
             with store.begin(0, size.height) as strip:
                 for name, plane in zip(LEVEL_PLANES, (given, final, stride4), strict=True):
                     strip.add(name, 0, plane)
-        self._count(Box(0, 0, *size))
+        else:
+            self._count(Box(0, 0, *size))
         yield store
         if self._next_image.exists():
             kept = RawFile(self._next_image, (*sizes[1], 3), np.dtype(np.float32))

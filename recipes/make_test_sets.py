@@ -284,7 +284,6 @@ class Saliency:
 
         self.mean, self.std = np.array(mean, np.float32), np.array(std, np.float32)
         self.stretched = stretched
-
         self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         self.input = self.session.get_inputs()[0]
         self.output = self.session.get_outputs()[0].name

@@ -234,19 +234,24 @@ def test_validation_shares_no_picture_with_the_test_sets(
 
 
 class GreenIsSalient:
-    """Stands for an ONNX session: sure of what is more green than red."""
+    """Stands for an ONNX session: sure of what is more green than red, in values of its own."""
+
+    scale, least = 1.0, 0.0
 
     def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         assert names == ["found"]
         pixels = feed["pixels"]
         assert pixels.shape == (1, 3, 512, 640)
         assert -0.5 <= pixels.min() < pixels.max() <= 0.5
-        return [(pixels[:, 1:2] > pixels[:, :1]).astype(np.float32)]
+        found = (pixels[:, 1:2] > pixels[:, :1]).astype(np.float32)
+        return [found * self.scale + self.least]
 
 
 def test_a_saliency_network_finds_the_object_at_low_resolution(recipe: ModuleType) -> None:
     network = recipe.Saliency.__new__(recipe.Saliency)
-    network.session, network.output = GreenIsSalient(), "found"
+    session = GreenIsSalient()
+    network.session, network.output, network.stretched = session, "found", False
+    network.mean, network.std = np.float32([128] * 3), np.float32([256] * 3)
     network.input = argparse.Namespace(name="pixels", shape=[1, 3, 512, 640])
     y, x = np.mgrid[:700, :900]
     truth = np.hypot(y - 300, x - 500) < 200
@@ -254,3 +259,7 @@ def test_a_saliency_network_finds_the_object_at_low_resolution(recipe: ModuleTyp
     found = network.find(image, truth)
     assert 0.97 < intersection_over_union(found, truth) < 1
     assert network.find(image, ~truth) is None
+    session.scale, session.least = 0.125, 0.25  # never above a half
+    assert network.find(image, truth) is None
+    network.stretched = True
+    np.testing.assert_array_equal(network.find(image, truth), found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given as for_all
@@ -214,10 +216,15 @@ def test_what_the_network_does_not_see_stays_the_coarse_result() -> None:
     inputs = LocalInputs(Coarse(given, given, given / 2), lambda box: given[box.slices], size, 2)
     look = inputs.look(Box(0, 0, *size))
     assert look.window == Box(94, 0, 350, 192)  # 94..306 and 0..176, to the next 64
-    hard, soft = look.for_network()
+    hard, soft = look.for_network(soft=False)
     assert hard.shape == soft.shape == look.window.size
     assert set(np.unique(hard)) == {-1, 1}
     np.testing.assert_allclose(soft, given[look.window.slices] - 1)
+    unsure = replace(look, values=look.values * 0.75)
+    final, stride4 = unsure.for_network(soft=True)
+    np.testing.assert_allclose(final, given[look.window.slices] * 1.5 - 1)
+    np.testing.assert_array_equal(stride4, soft)
+    np.testing.assert_array_equal(unsure.for_network(soft=False)[0], hard)
     found = look.with_result(np.full((2, *look.window.size), 0.75, np.float32))
     np.testing.assert_array_equal(found[0][:, 192:], given[:, 192:])
     np.testing.assert_array_equal(found[1][:94], given[:94] / 2)
@@ -240,5 +247,6 @@ def test_the_last_magnification_computes_stride_4_only_where_it_looks() -> None:
     assert final.window.size != tile.size
     assert final.values.shape == (1, *tile.size)
     np.testing.assert_array_equal(final.values[0], both.values[0])
-    for one, other in zip(final.for_network(), both.for_network(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for soft in (True, False):
+        found = zip(final.for_network(soft=soft), both.for_network(soft=soft), strict=True)
+        assert all(np.array_equal(one, other) for one, other in found)

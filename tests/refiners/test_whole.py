@@ -17,6 +17,8 @@ SIDE = 64
 class Finds:
     """Returns what it was told to, one answer after the other, and keeps what it was given."""
 
+    takes_soft = True
+
     def __init__(self, *answers: np.ndarray) -> None:
         self.answers, self.given = list(answers), []
 
@@ -24,7 +26,7 @@ class Finds:
         assert images == [IMAGE]
         [[mask, *first]] = masks
         assert len(first) == len(self.given)  # the second time it stands for the first run as well
-        assert all(x is mask for x in first)
+        assert all((x is mask) == self.takes_soft for x in first)
         self.given.append(mask)
         return [self.answers.pop(0)[None].repeat(channels, axis=0)]
 
@@ -81,3 +83,10 @@ def test_an_empty_mask_is_looked_at_once() -> None:
     network = Finds(rows(0))
     found = look_at_whole(cast(CascadeNetwork, network), IMAGE, rows(0), 1, after_run=lambda: None)
     assert not found.any()
+
+
+def test_the_published_network_gets_what_its_local_step_gets() -> None:
+    network = Finds(rows(40, 0.75), rows(39))
+    network.takes_soft = False
+    look_at_whole(cast(CascadeNetwork, network), IMAGE, rows(50), 2, after_run=lambda: None)
+    np.testing.assert_array_equal(network.given[1], rows(40) * 2 - 1)

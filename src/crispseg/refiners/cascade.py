@@ -8,7 +8,7 @@ released package's own procedure. They differ where the published one loses edge
 * in the others the network sees the box around all of these, and some context (published: all);
 * detail of the given mask that the small global image cannot hold is kept where the global step
   agrees with the mask (``merge_detail``);
-* tiles blend with ramps, and left-out tiles keep the coarse result, not a binarised one;
+* tiles blend with ramps; neither left-out tiles nor what the bundled network gets is binarised;
 * images more than ``MAX_RATIO`` times larger than a tile pass through magnifications in between;
 * the global step finds nothing far from what was given, and looks again where it changed much
   (``reach.py``, ``whole.py``);

@@ -152,12 +152,16 @@ class Look:
     stride4: Array
     window: Box
 
-    def for_network(self) -> list[Array]:
-        """The local step's two masks in [-1, 1]: S1 binarised, S4 soft (released code)."""
-        sides = (self.values[0, *self.window.slices] > 0.5).view(np.int8)
-        soft: Array = self.stride4 * np.float32(2)
-        soft -= 1
-        return [(2 * sides - 1).astype(np.float32), soft]
+    def for_network(self, *, soft: bool) -> list[Array]:
+        """The local step's two masks in [-1, 1]: S1 and S4.
+
+        Args:
+            soft: see ``CascadeNetwork.takes_soft``; False: S1 binarised (released code).
+        """
+        final = self.values[0, *self.window.slices]
+        if not soft:
+            final = (final > 0.5).astype(np.float32)
+        return [final * 2 - 1, self.stride4 * 2 - 1]
 
     def with_result(self, found: Array) -> Array:
         """(channels, h, w) probabilities of the tile, those that the network found among them."""
@@ -278,7 +282,7 @@ class LocalInputs:
         """
         looks = [self.look(tile) for tile in tiles]
         images = [pixels(k.window.shift(t.y0, t.x0)) for k, t in zip(looks, tiles, strict=True)]
-        masks = [look.for_network() for look in looks]
+        masks = [look.for_network(soft=network.takes_soft) for look in looks]
         found = network.probabilities(images, masks, self._channels)
         return [look.with_result(values) for look, values in zip(looks, found, strict=True)]
 

@@ -59,6 +59,9 @@ class CascadeNetwork:
 
     Attributes:
         arithmetic: how the network computes, in words; it decides the last bits of a result.
+        takes_soft: whether it is given its own result as probabilities; False: as a mask of 0 and
+            1, as the released code has it, which the published network is made for. The bundled
+            one gains (``docs/results.md``).
 
     Raises:
         InputError: another kind of network, another precision.
@@ -87,7 +90,8 @@ class CascadeNetwork:
         self._mean = np.array(model.mean, np.float32)
         self._std = np.array(model.std, np.float32)
         self._alike = len({*model.mean}) == len({*model.std}) == 1  # normalised in one sweep
-        is_small = precision == "auto" and not is_published(self.module)
+        self.takes_soft = not is_published(self.module)
+        is_small = precision == "auto" and self.takes_soft
         chosen = choose("exact" if is_small else precision, device)
         self._everywhere = precision in ("exact", "fp32", "plain")
         self.arithmetic = str(chosen) if chosen else "as written"

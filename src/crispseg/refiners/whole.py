@@ -30,7 +30,8 @@ def look_at_whole(
 
     A mask that is far off tells the network little of where the object ends. What it makes of such
     a mask is nearer, so it is given that in turn, as the mask and in place of the first run's
-    result: the probabilities as they are, which say where the network was not sure.
+    result: the probabilities as they are, which say where the network was not sure. The published
+    network gets what its local step gets.
 
     Args:
         network: that looks.
@@ -46,7 +47,8 @@ def look_at_whole(
     after_run()
     if _has_changed_much(given > 0.5, values[0] > 0.5):
         found = values[0] * 2 - 1
-        values = _look(network, image, [found, found], given, channels)
+        masks = [found, found] if network.takes_soft else [_sides(found), values[-1] * 2 - 1]
+        values = _look(network, image, masks, given, channels)
         after_run()
     return values
 
@@ -61,3 +63,7 @@ def _look(
 def _has_changed_much(before: Flags, after: Flags) -> bool:
     either = int(np.count_nonzero(before | after))
     return int(np.count_nonzero(before & after)) < MUCH * either
+
+
+def _sides(mask: Array) -> Array:
+    return np.where(mask > 0, np.float32(1), np.float32(-1))

@@ -180,6 +180,8 @@ def test_own_coarse_masks_of_crops_that_no_stride_divides(network) -> None:
     for _ in range(4 * len(OWN_FACTORS)):
         final, stride4 = own_coarse(module, image, rough, draw)
         assert final.shape == stride4.shape == rough.shape
-        assert ((final == 1) | (final == -1)).all()
+        is_hard = bool(((final == 1) | (final == -1)).all())
+        assert is_hard == (not module.takes_soft)
+        assert (final.abs() <= 1).all()
         assert (stride4.abs() <= 1).all()
     assert module.training

@@ -74,8 +74,11 @@ class CascadeModule(nn.Module):
         trunk: the part that may start from pretrained weights.
         head_s8: features at stride 8 -> logits.
         head_s4: features at stride 4 -> logits.
+        takes_soft: whether the local step, and a second look, give it S1 as probabilities; False:
+            as 0 and 1, as the released code has it.
     """
 
+    takes_soft = False
     trunk: nn.Module
     head_s8: nn.Module
     head_s4: nn.Module

@@ -77,6 +77,8 @@ class LiteRefinementModule(CascadeModule):
         residuals: residual blocks of the decoder at strides 2, 4, 8, 16, 32.
     """
 
+    takes_soft = True
+
     def __init__(
         self,
         trunk: nn.Module,

@@ -156,7 +156,7 @@ class Look:
         """The local step's two masks in [-1, 1]: S1 and S4.
 
         Args:
-            soft: see ``CascadeNetwork.takes_soft``; False: S1 binarised (released code).
+            soft: see ``CascadeModule.takes_soft``; False: S1 binarised (released code).
         """
         final = self.values[0, *self.window.slices]
         if not soft:

@@ -59,9 +59,7 @@ class CascadeNetwork:
 
     Attributes:
         arithmetic: how the network computes, in words; it decides the last bits of a result.
-        takes_soft: whether it is given its own result as probabilities; False: as a mask of 0 and
-            1, as the released code has it, which the published network is made for. The bundled
-            one gains (``docs/results.md``).
+        takes_soft: see ``CascadeModule``.
 
     Raises:
         InputError: another kind of network, another precision.
@@ -90,8 +88,8 @@ class CascadeNetwork:
         self._mean = np.array(model.mean, np.float32)
         self._std = np.array(model.std, np.float32)
         self._alike = len({*model.mean}) == len({*model.std}) == 1  # normalised in one sweep
-        self.takes_soft = not is_published(self.module)
-        is_small = precision == "auto" and self.takes_soft
+        self.takes_soft = self.module.takes_soft
+        is_small = precision == "auto" and not is_published(self.module)
         chosen = choose("exact" if is_small else precision, device)
         self._everywhere = precision in ("exact", "fp32", "plain")
         self.arithmetic = str(chosen) if chosen else "as written"

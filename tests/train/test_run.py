@@ -73,6 +73,23 @@ def test_bfloat16_stays_close_and_its_loss_is_float32(tmp_path) -> None:
     assert {p.dtype for p in short.module.parameters()} == {torch.float32}
 
 
+def test_frozen_norms_of_a_refiner_are_those_of_its_average(tmp_path) -> None:
+    run = Run(recipe(tmp_path, freeze_bn=True))
+    norms = {k for k in run.module.state_dict() if "running" in k}
+    before = {k: v.clone() for k, v in run.module.state_dict().items()}
+    assert norms
+    for _ in range(2):
+        run.advance(BATCH)
+    after = run.module.state_dict()
+    assert all(torch.equal(after[k], before[k]) for k in norms)
+    # nothing about the batch decides what comes out: in evaluation mode it is the same
+    inputs = run.task.inputs(run.module, BATCH, 0)
+    trained = run.module(*inputs).s1
+    torch.testing.assert_close(run.module.eval()(*inputs).s1, trained)
+    run.average.load_state_dict(run.module.state_dict())
+    torch.testing.assert_close(run.average(*inputs).s1, trained)
+
+
 def test_memory_layout_changes_nothing_but_the_layout(tmp_path) -> None:
     last, first = (Run(recipe(tmp_path, channels_last=v)) for v in (True, False))
     weights = [run.module.trunk.layers[0].weight for run in (last, first)]

@@ -50,6 +50,11 @@ def test_scores_by_hand(tmp_path, monkeypatch) -> None:
     assert scores["mba_before"] < 1
 
 
+def test_fewer_given_samples_than_the_recipe_asks_for_are_all_used(tmp_path) -> None:
+    run = Run(recipe(tmp_path, validate_count=50, batch_size=2))
+    assert [len(batch.image) for batch in run.task.held_out(Bands())] == [2, 1]
+
+
 def test_the_shares_of_all_processes_are_the_samples_once_each(tmp_path) -> None:
     run = Run(recipe(tmp_path, validate_count=5, batch_size=2))
     whole = torch.cat([batch.image for batch in run.task.held_out(Discs())])

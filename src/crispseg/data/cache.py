@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from crispseg.types import InputError
 
-Kind = Literal["cutout", "background", "pair"]
-CHANNELS: dict[Kind, int] = {"cutout": 4, "background": 3, "pair": 4}
+Kind = Literal["cutout", "background", "pair", "found"]
+CHANNELS: dict[Kind, int] = {"cutout": 4, "background": 3, "pair": 4, "found": 1}
 VERSION = 1
 
 
@@ -27,7 +27,8 @@ class Item:
     """Where one picture lies in the cache.
 
     Attributes:
-        kind: "cutout" (RGB and alpha), "background" (RGB) or "pair" (RGB and true mask).
+        kind: "cutout" (RGB and alpha), "background" (RGB), "pair" (RGB and true mask) or "found"
+            (the mask of some network of the pair of the same source and name).
         name: the original file name.
         group: what must not be divided between training and test: the sequence, or the name.
         split: "train" or "test".
@@ -74,7 +75,7 @@ class CacheWriter:
         split: str,
         source: str = "",
     ) -> None:
-        """Append one (H, W, C) uint8 picture; C is 4, or 3 for a background.
+        """Append one (H, W, C) uint8 picture; C is that of ``CHANNELS``.
 
         Raises:
             InputError: wrong number of channels or dtype.

@@ -7,7 +7,7 @@ of workers and can resume anywhere.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,11 +29,13 @@ from crispseg.types import InputError
 SMALLEST_FRACTION, LARGEST_FRACTION = 0.004, 0.97
 LEAST_SHOWN = 0.4
 TRIES = 12
+LEAST_FOUND = 0.4
 BRIGHTNESS = 0.2
 LEAST_CONTRAST, MOST_CONTRAST = 0.0, 0.2
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 
 class Sample(NamedTuple):
@@ -73,10 +75,13 @@ class RefinerSamples(SeededSamples[Sample]):
             errors together, so that one in twenty of these masks has an IoU below 0.5.
         faithful_share: share of coarse masks that are right along most of their edge
             (``blur_slightly`` instead of ``coarse``).
+        found_share: share of real pairs whose coarse mask is what a real network found in the
+            whole picture, of those that have one in the cache (``recipes/add_found_masks.py``).
         faded_share: share of images with next to no contrast, or none.
 
     Raises:
-        InputError: no cache there, nothing of that split in it, or a factor of no source.
+        InputError: no cache there, nothing of that split in it, a factor of no source, or a
+            ``found_share`` and no such masks.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class RefinerSamples(SeededSamples[Sample]):
         source_factors: Iterable[str] = (),
         region_share: float = 0.0,
         faithful_share: float = 0.0,
+        found_share: float = 0.0,
         faded_share: float = 0.0,
     ) -> None:
         super().__init__(seed, length)
@@ -105,8 +111,14 @@ class RefinerSamples(SeededSamples[Sample]):
         self._backgrounds = self._cache.select("background", split, groups)
         self._crop_size = crop_size
         self._region_share, self._faded_share = region_share, faded_share
-        self._faithful_share = faithful_share
-        ways: dict[str, Callable[[NDArray[np.bool_], np.random.Generator], NDArray[np.bool_]]] = {
+        self._faithful_share, self._found_share = faithful_share, found_share
+        self._found = _by_picture(self._cache.select("found", split, groups))
+        if found_share and not self._found:
+            raise InputError(
+                f"found_share, but {cache_dir} holds no masks that networks found; "
+                "add some with recipes/add_found_masks.py"
+            )
+        ways: dict[str, Callable[[Mask, np.random.Generator], Mask]] = {
             "mixed": coarsen,
             "network": functools.partial(coarsen, paper_share=0.2),
             "paper": perturb_mask,
@@ -122,12 +134,8 @@ class RefinerSamples(SeededSamples[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Sample ``index``; the same whenever and wherever it is asked for."""
         rng = self.draw_of(index)
-        image, truth = self._draw(rng)
-        mask = truth > 0.5
-        if self._region_share and rng.random() < self._region_share:
-            mask = mistake_regions(image, mask, rng)
-        faithful = bool(self._faithful_share) and rng.random() < self._faithful_share
-        coarse = blur_slightly(mask, rng) if faithful else self._coarsen(mask, rng)
+        image, truth, found = self._draw(rng)
+        coarse = self._coarse(image, truth > 0.5, rng) if found is None else found
         if self._faded_share and rng.random() < self._faded_share:
             image = fade(image, rng)
         return Sample(
@@ -136,18 +144,32 @@ class RefinerSamples(SeededSamples[Sample]):
             torch.from_numpy(np.ascontiguousarray(truth[None])),
         )
 
-    def _draw(self, rng: np.random.Generator) -> tuple[Bytes, Floats]:
-        """An image and truth whose object covers neither too little nor too much of the crop."""
+    def _coarse(self, image: Bytes, mask: Mask, rng: np.random.Generator) -> Mask:
+        """A coarse mask made from the true one."""
+        if self._region_share and rng.random() < self._region_share:
+            mask = mistake_regions(image, mask, rng)
+        faithful = bool(self._faithful_share) and rng.random() < self._faithful_share
+        return blur_slightly(mask, rng) if faithful else self._coarsen(mask, rng)
+
+    def _draw(self, rng: np.random.Generator) -> tuple[Bytes, Floats, Mask | None]:
+        """An image and truth whose object covers neither too little nor too much of the crop.
+
+        Third comes what a network found, or None if a coarse mask is to be made.
+        """
         real = rng.random() < self._real_fraction
+        found = None
         for _ in range(TRIES):
-            image, truth = self._real_crop(rng) if real else self._composite(rng)
+            if real:
+                image, truth, found = self._real_crop(rng)
+            else:
+                image, truth = self._composite(rng)
             if SMALLEST_FRACTION <= float((truth > 0.5).mean()) <= LARGEST_FRACTION:
                 break
         if not real and rng.random() < 0.05:  # "the background" is an object too: sky, road
             truth = 1 - truth
         if rng.random() < 0.1:
             image = _to_grey(image)
-        return image, truth
+        return image, truth, found
 
     def _composite(self, rng: np.random.Generator) -> tuple[Bytes, Floats]:
         count = int(rng.choice(4, p=[0.62, 0.2, 0.12, 0.06]))
@@ -155,29 +177,39 @@ class RefinerSamples(SeededSamples[Sample]):
         if others and rng.random() < 0.15:  # a twin, to be told apart by the coarse mask alone
             others[0] = cutout
         if self._pairs and rng.random() < 0.15:  # a frame of video, its own object a bystander
-            background = self._frame(rng)[..., :3]
+            background = self._cache.pixels(self._frame(rng))[..., :3]
         else:
             background = self._cache.pixels(_pick(self._backgrounds, rng, 1)[0])
         return compose(cutout, background, rng, self._crop_size, distractors=others)
 
-    def _real_crop(self, rng: np.random.Generator) -> tuple[Bytes, Floats]:
-        crop = _crop_at_boundary(self._frame(rng), rng, self._crop_size)
-        if rng.random() < 0.5:
-            crop = crop[:, ::-1]
-        image = np.ascontiguousarray(crop[..., :3])
-        truth = crop[..., 3] * np.float32(1 / 255)
+    def _real_crop(self, rng: np.random.Generator) -> tuple[Bytes, Floats, Mask | None]:
+        frame = self._frame(rng)
+        pixels, found = self._cache.pixels(frame), None
+        masks = self._found.get((frame.source, frame.name), ())
+        if masks and self._found_share and rng.random() < self._found_share:
+            found = self._cache.pixels(_pick(masks, rng, 1)[0])[..., 0]
+        # what was found too much is at its own edge, what was lost at the true one
+        edge = pixels[..., 3] if found is None or rng.random() < 0.5 else found
+        box = _box_at_boundary(edge, rng, self._crop_size)
+        crop = _resized(pixels[box], self._crop_size)
+        mirrored = slice(None, None, -1 if rng.random() < 0.5 else 1)
+        image = np.ascontiguousarray(crop[:, mirrored, :3])
+        truth = crop[:, mirrored, 3] * np.float32(1 / 255)
         image = expose(image, rng) if rng.random() < 0.4 else image
-        return jitter_colour(image, rng, BRIGHTNESS), truth
+        image = jitter_colour(image, rng, BRIGHTNESS)
+        if found is None:
+            return image, truth, None
+        mask = np.ascontiguousarray(_resized(found[box], self._crop_size)[:, mirrored] > 127)
+        fits = intersection_over_union(mask, truth > 0.5) >= LEAST_FOUND
+        return image, truth, mask if fits else None
 
-    def _frame(self, rng: np.random.Generator) -> Bytes:
+    def _frame(self, rng: np.random.Generator) -> Item:
         groups = self._pairs[int(rng.choice(len(self._pairs), p=self._source_shares))]
         group = groups[int(rng.integers(len(groups)))]
-        return self._cache.pixels(group[int(rng.integers(len(group)))])
+        return group[int(rng.integers(len(group)))]
 
 
-def coarsen(
-    mask: NDArray[np.bool_], rng: np.random.Generator, *, paper_share: float = 0.5
-) -> NDArray[np.bool_]:
+def coarsen(mask: Mask, rng: np.random.Generator, *, paper_share: float = 0.5) -> Mask:
     """A coarse mask: the paper's perturbation, errors of networks, or (0.1) both.
 
     One in six of the perturbed ones goes down to an IoU of 0.65 where the paper stops at 0.8.
@@ -228,6 +260,15 @@ def _by_source(items: Iterable[Item]) -> dict[str, list[list[Item]]]:
     return {name: list(groups.values()) for name, groups in sources.items()}
 
 
+def _by_picture(items: Iterable[Item]) -> dict[tuple[str, str], tuple[Item, ...]]:
+    """(source, name) -> the masks found there."""
+    found: dict[tuple[str, str], tuple[Item, ...]] = {}
+    for item in items:
+        key = item.source, item.name
+        found[key] = (*found.get(key, ()), item)
+    return found
+
+
 def _shares(sources: dict[str, list[list[Item]]], factors: Iterable[str]) -> NDArray[np.float64]:
     """How likely each source is drawn; their sum is 1.
 
@@ -253,29 +294,33 @@ def _shares(sources: dict[str, list[list[Item]]], factors: Iterable[str]) -> NDA
     return normalised
 
 
-def _pick(items: tuple[Item, ...], rng: np.random.Generator, count: int) -> list[Item]:
+def _pick(items: Sequence[Item], rng: np.random.Generator, count: int) -> list[Item]:
     return [items[int(i)] for i in rng.integers(len(items), size=count)]
 
 
-def _crop_at_boundary(pixels: Bytes, rng: np.random.Generator, size: int) -> Bytes:
-    """A square around a boundary point: a third of the time as it is, otherwise resized.
+def _box_at_boundary(mask: Bytes, rng: np.random.Generator, size: int) -> tuple[slice, slice]:
+    """A square around a boundary point: a third of the time ``size`` px, otherwise resized.
 
     Resized ones show from 0.4 times ``size`` up to the whole short side of the frame.
     """
-    height, width = pixels.shape[:2]
+    height, width = mask.shape
     longest = min(height, width)
     shortest = min(LEAST_SHOWN * size, longest)
     side = round(float(np.exp(rng.uniform(np.log(shortest), np.log(longest)))))
     if rng.random() < 1 / 3:
         side = min(size, longest)
-    solid = (pixels[..., 3] > 127).astype(np.uint8)
+    solid = (mask > 127).astype(np.uint8)
     edge = np.flatnonzero(solid != cv2.erode(solid, np.ones((3, 3), np.uint8)))
     spot = int(rng.choice(edge)) if edge.size else int(rng.integers(height * width))
     y, x = divmod(spot, width)
     y, x = (int(v + side * rng.uniform(-0.35, 0.35) - side / 2) for v in (y, x))
     y, x = min(max(y, 0), height - side), min(max(x, 0), width - side)
-    way = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
-    crop: Bytes = cv2.resize(pixels[y : y + side, x : x + side], (size, size), interpolation=way)
+    return slice(y, y + side), slice(x, x + side)
+
+
+def _resized(square: Bytes, size: int) -> Bytes:
+    way = cv2.INTER_AREA if len(square) > size else cv2.INTER_LINEAR
+    crop: Bytes = cv2.resize(square, (size, size), interpolation=way)
     return crop
 
 

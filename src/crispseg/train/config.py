@@ -36,6 +36,7 @@ class TrainConfig:
         region_share: share of coarse masks that lack a part of the object, or hold one of what is
             beside it, up to an edge in the image.
         faithful_share: share of coarse masks that are right along most of their edge.
+        found_share: share of pictures with masks of real networks in the cache that use one.
         faded_share: share of images with next to no contrast.
         without: groups of the data to leave out, for cross-validation.
         batch_size: samples in a step, of each process.
@@ -112,6 +113,7 @@ class TrainConfig:
     source_factors: tuple[str, ...] = ()
     region_share: float = 0.0
     faithful_share: float = 0.0
+    found_share: float = 0.0
     faded_share: float = 0.0
     without: tuple[str, ...] = ()
     batch_size: int = 12
@@ -172,14 +174,14 @@ REFINER_KEYS = frozenset(
     [
         *("coarse", "real_fraction", "source_factors", "without", "local_step_share"),
         *("own_coarse_share", "validate_count", "validate_crop_size"),
-        *("region_share", "faithful_share", "faded_share"),
+        *("region_share", "faithful_share", "found_share", "faded_share"),
     ]
 )
 SEGMENTER_KEYS = frozenset(
     [
         *("dataset", "train_split", "validate_split", "crop_width", "scales", "scale_step"),
         *("short_side", "rotation", "blur", "colour", "sampling", "repeat_classes"),
-        *("repeat_factor", "aux_weight", "class_weights", "output_stride", "freeze_bn"),
+        *("repeat_factor", "aux_weight", "class_weights", "output_stride"),
     ]
 )
 
@@ -307,6 +309,7 @@ def _out_of_range(config: TrainConfig) -> str | None:
         "real_fraction": config.real_fraction <= 1,
         "region_share": config.region_share <= 1,
         "faithful_share": config.faithful_share <= 1,
+        "found_share": config.found_share <= 1,
         "faded_share": config.faded_share <= 1,
         "batch_size": config.batch_size >= 1,
         "learning_rate": config.learning_rate > 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import cast
 
 import torch
@@ -63,6 +63,7 @@ class Refining:
             source_factors=config.source_factors,
             region_share=config.region_share,
             faithful_share=config.faithful_share,
+            found_share=config.found_share,
             faded_share=config.faded_share,
         )
 
@@ -101,7 +102,8 @@ class Refining:
         """This process's share of the validation samples, in batches."""
         config, group = self.config, self.group
         samples = validation_samples(config) if given is None else given
-        mine = range(group.rank, config.validate_count, group.size)
+        count = min(config.validate_count, len(cast(Sized, samples)))
+        mine = range(group.rank, count, group.size)
         cuts = range(0, len(mine), config.batch_size)
         size = config.batch_size
         return [default_collate([samples[i] for i in mine[c : c + size]]) for c in cuts]
